@@ -1,0 +1,320 @@
+"""Every setting, declared once: default, unit, help and check live together. Standard library only."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fastgan.errors import UserError
+
+FORMAT_VERSION = 1  # of config.json beside the weights
+MAX_ASPECT = 4  # longest side over shortest
+UNIONS = (types.UnionType, typing.Union)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels, from "256" or from width x height as in "256x384"."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise UserError(f'--size: expected a number like 256, or width x height like 256x384, got "{text}"')
+    width, height = int(parts[0]), int(parts[-1])
+    return height, width
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise a UserError unless the networks can draw pictures of this height and width in pixels."""
+    short, long = sorted((height, width))
+    if short & (short - 1) or not 32 <= short <= 2048:
+        raise UserError(
+            f"size {width}x{height}: the shorter side must be a power of two from 32 to 2048; "
+            f"the nearest is {min((2**n for n in range(5, 12)), key=lambda side: abs(side - short))}"
+        )
+    step = short // 4
+    if long % step or long > MAX_ASPECT * short:
+        raise UserError(
+            f"size {width}x{height}: the longer side must be a multiple of {step} (a quarter of the shorter) "
+            f"and at most {MAX_ASPECT * short}"
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the generator is: enough to build it, and checked before anything is built.
+
+    Raises:
+        UserError: a value is outside its bounds.
+    """
+
+    height: int = 256  # pixels
+    width: int = 256  # pixels; the shorter side is a power of two from 32 to 2048
+    channels: int = 3  # 1 grey, 3 RGB, 4 RGBA
+    z_dim: int = 256  # length of the latent
+    ngf: int = 64  # width: channels at level 128
+    output_activation: str = "none"  # "tanh" for pictures that can't leave [-1, 1], as published at 1024
+
+    def __post_init__(self):
+        for name, low, high in (("height", 32, 8192), ("width", 32, 8192), ("z_dim", 1, 4096), ("ngf", 1, 512)):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise UserError(f"{name}: expected a whole number from {low} to {high}, got {value!r}")
+        if type(self.channels) is not int or self.channels not in (1, 3, 4):
+            raise UserError(f"channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {self.channels!r}")
+        if self.output_activation not in ("none", "tanh"):
+            raise UserError(f'output_activation: expected "none" or "tanh", got {self.output_activation!r}')
+        check_size(self.height, self.width)
+
+    @property
+    def level(self) -> int:
+        """The level of the finished picture: its shorter side."""
+        return min(self.height, self.width)
+
+    @property
+    def levels(self) -> list[int]:
+        """Every level the generator passes through, from 4 to that of the picture."""
+        return [2**n for n in range(2, self.level.bit_length())]
+
+    @property
+    def gates(self) -> list[int]:
+        """The levels at which skip-layer excitation acts; none below 64 pixels."""
+        return [level for level in (64, 128, 256, 512) if level <= self.level]
+
+    @property
+    def small_level(self) -> int:
+        """The level of the auxiliary output: 128, or half the picture's up to 128 pixels."""
+        return 128 if self.level > 128 else self.level // 2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the first feature map: 4 by 4 for square pictures."""
+        return self.size_at(4)
+
+    def size_at(self, level: int) -> tuple[int, int]:
+        """Height and width of a map at a level."""
+        return self.height * level // self.level, self.width * level // self.level
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {"library": "fastgan", "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "ModelConfig":
+        """The config that :meth:`to_dict` wrote.
+
+        Raises:
+            UserError: another library's config, a newer format, an unknown field, or a value out of bounds.
+        """
+        if not isinstance(values, dict) or values.get("library") != "fastgan":
+            raise UserError('config.json: not a fastgan model (no "library": "fastgan")')
+        if values.get("format_version") != FORMAT_VERSION:
+            raise UserError(
+                f"config.json: format {values.get('format_version')!r}, this version of fastgan reads "
+                f"{FORMAT_VERSION}; try a newer fastgan"
+            )
+        fields = {name: value for name, value in values.items() if name not in ("library", "format_version")}
+        names = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - names):
+            raise UserError(f"config.json: unknown field {', '.join(unknown)}")
+        if missing := sorted(names - set(fields)):
+            raise UserError(f"config.json: missing field {', '.join(missing)}")
+        return cls(**fields)
+
+
+def setting(default: Any, group: str, help: str, **extra: Any) -> Any:
+    """A field of TrainConfig with what its flag needs: the group it is listed in and one line of help."""
+    return field(default=default, metadata={"group": group, "help": help, **extra})
+
+
+Every = str  # "10min", "5kimg" or "never"
+
+
+def parse_every(text: Every) -> tuple[float, str]:
+    """Number and unit of an interval such as "10min" or "5kimg"; "never" is (inf, "kimg")."""
+    if text == "never":
+        return float("inf"), "kimg"
+    for unit in ("kimg", "min"):
+        number = text.removesuffix(unit)
+        try:
+            if number != text and float(number) > 0:
+                return float(number), unit
+        except ValueError:
+            pass
+    raise UserError(f'expected an interval like 10min, 5kimg or never, got "{text}"')
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run depends on.
+
+    Raises:
+        UserError: a value is outside its bounds; the message names the flag.
+    """
+
+    dataset: str = setting("", "data", "Hub id, folder, .zip, .parquet or saved dataset", metavar="USER/NAME|PATH")
+    dataset_config: str | None = setting(None, "data", "configuration of a Hub dataset")
+    split: str = setting("train", "data", "split to train on")
+    revision: str | None = setting(None, "data", "branch, tag or commit of a Hub dataset")
+    image_column: str | None = setting(None, "data", "column with the pictures; found by itself when there is one")
+    size: str = setting("256", "data", "pixels: a power of two from 32 to 2048, or WIDTHxHEIGHT like 256x384")
+    channels: int = setting(3, "data", "1 grey, 3 RGB, 4 RGBA with real transparency", choices=(1, 3, 4))
+    fit: Literal["crop", "pad", "stretch"] = setting("crop", "data", "how a picture of another shape becomes this one")
+    background: str = setting("white", "data", "colour behind transparent or padded pictures")
+    flip: bool = setting(True, "data", "mirror half of the pictures; --no-flip for text and logos")
+    streaming: bool = setting(False, "data", "read while training, for sets that do not fit on this disk")
+    cache_dir: str | None = setting(None, "data", "where prepared pictures are kept")
+
+    recipe: Literal["paper"] = setting("paper", "recipe", "preset of the settings below")
+    ngf: int = setting(64, "recipe", "generator width")
+    ndf: int = setting(64, "recipe", "discriminator width")
+    z_dim: int = setting(256, "recipe", "length of the latent")
+    batch_size: int = setting(8, "recipe", "pictures per optimizer step, over all processes and accumulated parts")
+    accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
+    learning_rate: float = setting(2e-4, "recipe", "of Adam, for both networks")
+    beta1: float = setting(0.5, "recipe", "of Adam")
+    beta2: float = setting(0.999, "recipe", "of Adam")
+    augment: str = setting("color,translation", "recipe", "DiffAugment: any of color, translation, cutout; or none")
+    perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
+        "efficientnet-lite0", "recipe", "network that compares reconstructions; lpips-vgg is fetched when first used"
+    )
+    reconstruction_weight: float = setting(8.0, "recipe", "of the reconstruction loss beside the hinge loss; 0 is off")
+    ema_half_life_kimg: float = setting(5.5, "recipe", "of the averaged generator; 5.5 is 0.999 a step at batch 8")
+
+    duration_kimg: float = setting(400.0, "length", "thousands of real pictures shown to D; 400 is 50,000 paper steps")
+    max_steps: int | None = setting(None, "length", "stop after this many optimizer steps")
+    max_minutes: float | None = setting(None, "length", "stop after this long, with everything saved")
+
+    output_dir: str | None = setting(None, "run", "run folder; runs/<dataset> when not given")
+    seed: int = setting(0, "run", "of everything random")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
+        None, "run", "as accelerate is configured when not given"
+    )
+    log_every: Every = setting("0.1min", "run", "line in log.jsonl and in the progress", metavar="10min|5kimg|never")
+    sample_every: Every = setting("2min", "run", "sample grid", metavar="10min|5kimg|never")
+    checkpoint_every: Every = setting("10min", "run", "checkpoint and KID", metavar="10min|5kimg|never")
+    keep_checkpoints: int = setting(2, "run", "newest checkpoints kept, beside the best")
+    eval_images: int = setting(256, "run", "pictures drawn for the KID that names the best checkpoint; 0 is off")
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = setting("none", "run", "tracker beside log.jsonl")
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise UserError("--dataset: which pictures? Give a Hub id like user/pokemon, or a folder")
+        ranges = {
+            "ndf": (1, 512),
+            "batch_size": (2, 65536),
+            "accumulate": (1, 4096),
+            "learning_rate": (1e-8, 1.0),
+            "beta1": (0.0, 0.9999),
+            "beta2": (0.0, 0.999999),
+            "reconstruction_weight": (0.0, 1e4),
+            "ema_half_life_kimg": (1e-6, 1e6),
+            "duration_kimg": (1e-6, 1e9),
+            "max_steps": (1, 10**12),
+            "max_minutes": (1e-3, 1e6),
+            "keep_checkpoints": (1, 10**6),
+            "eval_images": (0, 100_000),
+            "seed": (0, 2**31 - 1),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{flag(name)}: expected a number from {low:g} to {high:g}, got {value:g}")
+        for f in dataclasses.fields(self):
+            choices = f.metadata.get("choices") or choices_of(f.type)
+            value = getattr(self, f.name)
+            if choices and value is not None and value not in choices:
+                raise UserError(f"{flag(f.name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        if self.eval_images == 1:
+            raise UserError("--eval-images: a KID needs at least 2 pictures; 0 is off")
+        for name in ("log_every", "sample_every", "checkpoint_every"):
+            try:
+                parse_every(getattr(self, name))
+            except UserError as error:
+                raise UserError(f"{flag(name)}: {error}") from None
+        if unknown := set(self.augmentations) - {"color", "translation", "cutout"}:
+            raise UserError(
+                f"--augment: expected color, translation, cutout or none, got {', '.join(sorted(unknown))}"
+            )
+        if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
+            raise UserError(
+                f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size} into parts of at least 2"
+            )
+        parse_size(self.size)
+        self.model  # noqa: B018 — builds and so checks the model's own settings
+
+    @property
+    def model(self) -> ModelConfig:
+        """The generator this run trains."""
+        height, width = parse_size(self.size)
+        activation = "tanh" if min(height, width) >= 1024 else "none"  # as published
+        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation)
+
+    @property
+    def augmentations(self) -> list[str]:
+        """The parts of DiffAugment that are on, in the order they are applied."""
+        return [] if self.augment in ("", "none") else [part.strip() for part in self.augment.split(",")]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What train_config.json holds."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> "TrainConfig":
+        """The config from a dict such as :meth:`to_dict` gives; missing settings take their defaults.
+
+        Raises:
+            UserError: an unknown setting, a value of the wrong type or out of bounds.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping):
+            raise UserError(f"{where}: expected a JSON object of settings")
+        if unknown := sorted(set(values) - set(fields)):
+            raise UserError(f"{where}: unknown setting {', '.join(unknown)}")
+        for name, value in values.items():
+            kinds = kinds_of(fields[name].type)
+            if not (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))):
+                expected = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
+                raise UserError(f"{where}: {name}: expected {expected}, got {value!r}")
+        return cls(**values)
+
+
+# What a recipe sets; flags override it. "paper" is FastGAN as published, so it is the defaults themselves.
+RECIPES: dict[str, dict[str, Any]] = {"paper": {}}
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def choices_of(annotation: Any) -> tuple:
+    """The values a Literal annotation allows, None aside; empty for any other annotation."""
+    parts = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
+    return tuple(value for part in parts if typing.get_origin(part) is Literal for value in typing.get_args(part))
+
+
+def kinds_of(annotation: Any) -> tuple[type, ...]:
+    """The classes that a value of this annotation may have; a whole number is fine where a float is meant."""
+    if typing.get_origin(annotation) in UNIONS:
+        return tuple(kind for part in typing.get_args(annotation) for kind in kinds_of(part))
+    if typing.get_origin(annotation) is Literal:
+        return (str,)
+    return (float, int) if annotation is float else (annotation,)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,158 @@
+"""The parts that both networks are built from (arXiv:2101.04775, sec. 3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Module:
+    """A spectrally normalised convolution without bias (arXiv:1802.05957), drawn from N(0, 0.02²)."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+    nn.init.normal_(layer.weight, 0.0, 0.02)
+    return spectral_norm(layer)
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch normalisation whose scale starts at N(1, 0.02²), as DCGAN does (arXiv:1511.06434)."""
+    layer = nn.BatchNorm2d(channels)
+    nn.init.normal_(layer.weight, 1.0, 0.02)
+    return layer
+
+
+def upsample(x: Tensor) -> Tensor:
+    """The map at twice its height and width by nearest neighbour: [B, C, H, W] to [B, C, 2H, 2W]."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class NoiseInjection(nn.Module):
+    """Adds one noise map to all channels with a learned strength that starts at 0 (arXiv:1812.04948)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x: [B, C, H, W]; noise: [B, 1, H, W], standard normal, drawn here when not given."""
+        if noise is None:
+            noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+        return x + self.weight * noise
+
+
+class SkipLayerExcitation(nn.Module):
+    """Gates in (0, 1), one per channel of a larger map, from a smaller one (arXiv:2101.04775, sec. 3.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.squeeze = conv(in_channels, out_channels, 4)
+        self.excite = conv(out_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [B, C, h, w]. Returns [B, C', 1, 1]."""
+        return torch.sigmoid(self.excite(F.silu(self.squeeze(self.pool(x)))))
+
+
+class FirstBlock(nn.Module):
+    """The latent as the first feature map: [B, Z] to [B, C, h, w], h by w the base grid."""
+
+    def __init__(self, z_dim: int, channels: int, grid: tuple[int, int]):
+        super().__init__()
+        layer = nn.ConvTranspose2d(z_dim, 2 * channels, grid, bias=False)
+        nn.init.normal_(layer.weight, 0.0, 0.02)
+        self.conv = spectral_norm(layer)
+        self.norm = batch_norm(2 * channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.glu(self.norm(self.conv(z[:, :, None, None])), dim=1)
+
+
+class UpBlock(nn.Module):
+    """Twice the resolution by one convolution: [B, C, H, W] to [B, C', 2H, 2W]."""
+
+    noise_maps = 0
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = conv(in_channels, 2 * out_channels, 3, padding=1)
+        self.norm = batch_norm(2 * out_channels)
+
+    def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
+        return F.glu(self.norm(self.conv(upsample(x))), dim=1)
+
+
+class NoisyUpBlock(nn.Module):
+    """Twice the resolution by two convolutions with noise after each: [B, C, H, W] to [B, C', 2H, 2W]."""
+
+    noise_maps = 2
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = conv(in_channels, 2 * out_channels, 3, padding=1)
+        self.noise1 = NoiseInjection()
+        self.norm1 = batch_norm(2 * out_channels)
+        self.conv2 = conv(out_channels, 2 * out_channels, 3, padding=1)
+        self.noise2 = NoiseInjection()
+        self.norm2 = batch_norm(2 * out_channels)
+
+    def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
+        first, second = noise or (None, None)
+        x = F.glu(self.norm1(self.noise1(self.conv1(upsample(x)), first)), dim=1)
+        return F.glu(self.norm2(self.noise2(self.conv2(x), second)), dim=1)
+
+
+class DownBlock(nn.Module):
+    """Half the resolution by one strided convolution: [B, C, H, W] to [B, C', H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = conv(in_channels, out_channels, 4, stride=2, padding=1)
+        self.norm = batch_norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x)), 0.2)
+
+
+class ResidualDownBlock(nn.Module):
+    """Half the resolution, the mean of a two-convolution path and a pooled one: [B, C, H, W] to [B, C', H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv1 = conv(in_channels, out_channels, 4, stride=2, padding=1)
+        self.norm1 = batch_norm(out_channels)
+        self.conv2 = conv(out_channels, out_channels, 3, padding=1)
+        self.norm2 = batch_norm(out_channels)
+        self.direct_conv = conv(in_channels, out_channels, 1)
+        self.direct_norm = batch_norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        main = F.leaky_relu(self.norm1(self.conv1(x)), 0.2)
+        main = F.leaky_relu(self.norm2(self.conv2(main)), 0.2)
+        direct = F.leaky_relu(self.direct_norm(self.direct_conv(F.avg_pool2d(x, 2))), 0.2)
+        return (main + direct) / 2
+
+
+class Decoder(nn.Module):
+    """A picture in [-1, 1] redrawn from a feature map of the discriminator (arXiv:2101.04775, sec. 3.2).
+
+    Args:
+        in_channels: channels of the feature map.
+        channels: channels of the picture.
+        grid: height and width the map is pooled to before it grows.
+        doublings: how often the picture doubles from there.
+    """
+
+    widths = (128, 64, 64, 32)  # after each doubling; they do not follow ndf
+
+    def __init__(self, in_channels: int, channels: int, grid: tuple[int, int], doublings: int):
+        super().__init__()
+        widths = (in_channels, *self.widths[:doublings])
+        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.up = nn.ModuleList(UpBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.to_image = conv(widths[-1], channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(x)
+        for block in self.up:
+            x = block(x)
+        return torch.tanh(self.to_image(x))
