@@ -4,11 +4,12 @@ A *level* names a map by the side it would have in a square picture: level 4 is 
 Where the picture is not square the map at level r is r/4 times the base grid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from fastgan.config import ModelConfig
@@ -86,6 +87,29 @@ class Generator(nn.Module):
         )
         self.to_small = conv(width[config.small_level], config.channels, 1)
         self.to_full = conv(width[config.level], config.channels, 3, padding=1)
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        psi: float = 1.0,
+        style_seeds: Sequence[int] | None = None,
+        style_strength: float | Mapping[int, float] = 1.0,
+    ) -> list[Image.Image]:
+        """One picture per seed; the same seed is the same picture in any batch.
+
+        Args:
+            seeds: whole numbers from 0 to 2**63 - 1.
+            psi: truncation: 1 is off, lower is less varied with fewer accidents.
+            style_seeds: as many seeds that drive the gates instead (style mixing).
+            style_strength: as in :meth:`forward`.
+
+        Raises:
+            UserError: a value is out of range, or the seeds do not pair up.
+        """
+        from fastgan import sampling  # it imports this module
+
+        drawn = sampling.sample(self, seeds, psi, style_seeds, style_strength)
+        return [sampling.to_pil(image) for batch in drawn for image in batch]
 
     def noise_sizes(self) -> list[tuple[int, int]]:
         """Height and width of every noise map the network adds, in the order it adds them."""

@@ -1,0 +1,56 @@
+"""DiffAugment: the same family of random, differentiable changes on real and drawn pictures (arXiv:2006.10738)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def color(x: Tensor) -> Tensor:
+    """Random brightness (±0.5), saturation (0 to 2) and contrast (0.5 to 1.5); transparency is left alone."""
+    x, alpha = x[:, :3], x[:, 3:]
+    brightness, saturation, contrast = torch.rand(3, len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
+    x = x + brightness - 0.5
+    grey = x.mean(dim=1, keepdim=True)
+    x = grey + (x - grey) * 2 * saturation
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = mean + (x - mean) * (contrast + 0.5)
+    return torch.cat([x, alpha], dim=1)
+
+
+def translation(x: Tensor, ratio: float = 0.125) -> Tensor:
+    """Shifts each picture by up to `ratio` of its side, whole pixels; what comes in from outside is mid-grey 0."""
+    batch, _, height, width = x.shape
+    reach_y, reach_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
+    dy = torch.randint(-reach_y, reach_y + 1, (batch, 1), device=x.device)
+    dx = torch.randint(-reach_x, reach_x + 1, (batch, 1), device=x.device)
+    padded = F.pad(x, (reach_x, reach_x, reach_y, reach_y))
+    rows = torch.arange(height, device=x.device) + reach_y + dy  # [B, H]
+    columns = torch.arange(width, device=x.device) + reach_x + dx  # [B, W]
+    picture = torch.arange(batch, device=x.device)[:, None, None]
+    # Indexing with three tensors around a slice puts the channels last.
+    return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cutout(x: Tensor, ratio: float = 0.5) -> Tensor:
+    """Sets one rectangle of each picture to mid-grey 0, `ratio` of its sides long, anywhere."""
+    batch, _, height, width = x.shape
+    cut_height, cut_width = int(height * ratio + 0.5), int(width * ratio + 0.5)
+    top = torch.randint(0, height + 1 - cut_height % 2, (batch, 1), device=x.device) - cut_height // 2
+    left = torch.randint(0, width + 1 - cut_width % 2, (batch, 1), device=x.device) - cut_width // 2
+    row, column = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    inside_rows = (row >= top) & (row < top + cut_height)  # [B, H]
+    inside_columns = (column >= left) & (column < left + cut_width)  # [B, W]
+    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    return x.masked_fill(inside, 0.0)
+
+
+POLICIES = {"color": color, "translation": translation, "cutout": cutout}
+
+
+def augment(x: Tensor, policy: Sequence[str]) -> Tensor:
+    """The pictures after each named change in turn, with gradients: [B, C, H, W] in [-1, 1], about the same out."""
+    for name in policy:
+        x = POLICIES[name](x)
+    return x

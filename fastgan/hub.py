@@ -1,0 +1,174 @@
+"""Models as folders, on this machine and on the Hub: written whole, checked before they are read."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fastgan.config import ModelConfig, read_json
+from fastgan.errors import UserError
+from fastgan.models import Generator
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+DTYPES = {"F32": torch.float32, "I64": torch.int64}
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Make a folder whole or not at all: `write` fills a temporary one, which then takes the name `folder`.
+
+    Raises:
+        UserError: it could not be written; nothing is left behind, and what was there before still is.
+    """
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary.chmod(0o755)
+        write(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(
+            f"{folder}: could not be written ({reason}); free some space or choose another folder"
+        ) from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Make a file whole or not at all, as :func:`write_folder` does a folder."""
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{path}: could not be written ({reason}); free some space or choose another folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors as safetensors, copied to the CPU first."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def save_model(generator: Generator, folder: Path) -> None:
+    """Write config.json and model.safetensors into a folder, each whole or not at all."""
+    write_file(folder / WEIGHTS_FILE, lambda path: save_tensors(generator.state_dict(), path))
+    text = json.dumps(generator.config.to_dict(), indent=2) + "\n"
+    write_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def from_pretrained(
+    model: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    device: str | torch.device = "cpu",
+) -> Generator:
+    """The generator in a local folder or on the Hub, in eval mode.
+
+    Args:
+        model: a folder with config.json and model.safetensors, or a Hub id like "user/fastgan-anime". A folder wins.
+        revision: branch, tag or commit of a Hub model.
+        token: for private models; the saved one when not given.
+        cache_dir: where downloads are kept.
+        local_files_only: take only what is in the cache.
+        device: where the generator goes.
+
+    Raises:
+        UserError: there is no such model, or it is not one that can be trusted to be a FastGAN generator: a config
+            out of bounds, weights of other names, shapes or types, a truncated file, an absurd size. Nothing larger
+            than the config asks for is downloaded or allocated.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        folder = _download(str(model), revision, token, cache_dir, local_files_only)
+    config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
+    return load_generator(config, folder / WEIGHTS_FILE).to(device)
+
+
+def load_generator(config: ModelConfig, weights: Path) -> Generator:
+    """A generator in eval mode with the weights of a safetensors file that matches it exactly."""
+    with torch.device("meta"):
+        generator = Generator(config)
+    load_weights(generator, weights)
+    return generator.eval()
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Give a network the tensors of a safetensors file, names, shapes and types checked before they are read.
+
+    Raises:
+        UserError: no such file, not a whole safetensors file, or another network's.
+    """
+    expected = network.state_dict()
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}
+            if missing := sorted(set(expected) - set(found)):
+                raise UserError(f"{path}: {len(missing)} tensors are missing, the first is {missing[0]}")
+            if extra := sorted(set(found) - set(expected)):
+                raise UserError(f"{path}: {len(extra)} tensors do not belong here, the first is {extra[0]}")
+            for name, tensor in expected.items():
+                shape, dtype = tuple(found[name].get_shape()), DTYPES.get(found[name].get_dtype())
+                if shape != tuple(tensor.shape) or dtype != tensor.dtype:
+                    raise UserError(
+                        f"{path}: {name} is {found[name].get_dtype()} {list(shape)}, "
+                        f"the config says {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+                    )
+        network.load_state_dict(load_file(path), strict=True, assign=next(iter(expected.values())).is_meta)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); download or save it again") from None
+
+
+def _download(model: str, revision: str | None, token, cache_dir, local_files_only: bool) -> Path:
+    """The folder of a Hub model in the cache, its config checked before its weights are fetched."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise UserError(f"{model}: neither a folder here nor a Hub id like user/fastgan-anime")
+    where = f"{model}@{revision}" if revision else model
+    options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    try:
+        config_path = Path(hf_hub_download(model, CONFIG_FILE, revision=revision, **options))
+        config = ModelConfig.from_dict(read_json(config_path))
+        commit = config_path.parent.name
+        weights = config_path.parent / WEIGHTS_FILE
+        if not local_files_only and not weights.exists():
+            found = HfApi(token=token).get_paths_info(model, [WEIGHTS_FILE], revision=commit)
+            if not found:
+                raise UserError(f"{where}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
+            with torch.device("meta"):
+                tensors = Generator(config).state_dict().values()
+            limit = sum(t.numel() * t.element_size() for t in tensors) + 1_000_000  # names and shapes beside the data
+            if found[0].size > limit:
+                raise UserError(
+                    f"{where}: announces {found[0].size:,} bytes of weights, its config needs {limit:,}; not fetched"
+                )
+        return Path(hf_hub_download(model, WEIGHTS_FILE, revision=commit, **options)).parent
+    except RepositoryNotFoundError:
+        raise UserError(f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`") from None
+    except LocalEntryNotFoundError:
+        raise UserError(f"{where}: not in the cache, and the Hub can't be reached; check the connection") from None
+    except HfHubHTTPError as error:
+        raise UserError(f"{where}: the Hub refused ({error.server_message or error})") from None

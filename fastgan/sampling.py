@@ -1,0 +1,140 @@
+"""Seeds to pictures: one seed is one picture, whatever the batch or its order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastgan.errors import UserError
+from fastgan.models import Generator
+
+MAX_SEED = 2**63 - 1
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from text such as "0-15" or "3,7,100-103".
+
+    Raises:
+        UserError: the text is something else, or names more than 100,000 seeds.
+    """
+    seeds: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f'seeds: expected numbers and ranges like 0-15 or 3,7,100-103, got "{text}"')
+        low, high = int(first), int(last) if dash else int(first)
+        if high < low:
+            raise UserError(f"seeds: {part} runs backwards; write {high}-{low}")
+        if high > MAX_SEED or high - low + len(seeds) >= 100_000:
+            raise UserError("seeds: at most 100,000 at a time, each up to 9223372036854775807")
+        seeds.extend(range(low, high + 1))
+    return seeds
+
+
+def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """The latents and noise maps that seeds stand for, drawn on the CPU so that every device agrees.
+
+    Args:
+        generator: the network they are for.
+        seeds: whole numbers from 0 to 2**63 - 1.
+
+    Returns:
+        Latents [N, Z], and one tensor [N, 1, h, w] per noise map of the network.
+
+    Raises:
+        UserError: a seed is not such a number.
+    """
+    latents: list[Tensor] = []
+    noise: list[list[Tensor]] = []
+    for seed in seeds:
+        if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise UserError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {seed!r}")
+        random = torch.Generator().manual_seed(seed)
+        latents.append(torch.randn(generator.config.z_dim, generator=random))
+        noise.append([torch.randn(1, *size, generator=random) for size in generator.noise_sizes()])
+    return torch.stack(latents), [torch.stack(maps) for maps in zip(*noise, strict=True)]
+
+
+@torch.inference_mode()
+def draw(
+    generator: Generator,
+    z: Tensor,
+    noise: list[Tensor],
+    style_z: Tensor | None = None,
+    style_strength: float | Mapping[int, float] = 1.0,
+    batch_size: int = 8,
+) -> Iterator[Tensor]:
+    """Pictures for latents, a few at a time: uint8 [n, C, H, W] on the CPU.
+
+    On a CPU each picture is drawn alone. That costs no speed there, and it is what makes a seed's picture the same to
+    the last bit in any company: convolutions round differently in batches of different sizes.
+
+    Args:
+        generator: in eval mode.
+        z: latents for the main path, [N, Z].
+        noise: maps as from :func:`seeded_inputs`, for the same N.
+        style_z, style_strength: as in :meth:`fastgan.models.Generator.forward`.
+        batch_size: pictures at a time on other devices.
+    """
+    device = next(generator.parameters()).device
+    step = 1 if device.type == "cpu" else batch_size
+    for start in range(0, len(z), step):
+        part = slice(start, start + step)
+        style = None if style_z is None else style_z[part].to(device)
+        images = generator(
+            z[part].to(device), style, style_strength, noise=[maps[part].to(device) for maps in noise]
+        ).full
+        yield to_uint8(images).cpu()
+
+
+def sample(
+    generator: Generator,
+    seeds: Sequence[int],
+    psi: float = 1.0,
+    style_seeds: Sequence[int] | None = None,
+    style_strength: float | Mapping[int, float] = 1.0,
+    batch_size: int = 8,
+) -> Iterator[Tensor]:
+    """One picture per seed, a few at a time: uint8 [n, C, H, W].
+
+    Args:
+        generator: in eval mode.
+        seeds: which pictures.
+        psi: truncation; latents are scaled by it: 1 is off, lower is less varied with fewer accidents.
+        style_seeds: as many seeds, whose latents drive the gates; noise stays that of `seeds`.
+        style_strength, batch_size: as in :func:`draw`.
+
+    Raises:
+        UserError: a seed or psi is out of range, or the seeds do not pair up.
+    """
+    if not 0 <= psi <= 2:
+        raise UserError(f"psi: expected a number from 0 to 2, got {psi!r}")
+    if style_seeds is not None and len(style_seeds) != len(seeds):
+        raise UserError(f"style seeds: expected {len(seeds)}, one per picture, got {len(style_seeds)}")
+    for start in range(0, len(seeds), batch_size):
+        part = slice(start, start + batch_size)
+        z, noise = seeded_inputs(generator, seeds[part])
+        style_z = None if style_seeds is None else psi * seeded_inputs(generator, style_seeds[part])[0]
+        yield from draw(generator, psi * z, noise, style_z, style_strength, batch_size)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Pictures as bytes: [-1, 1] to 0 to 255, rounded and clipped."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One picture, uint8 [C, H, W] with 1, 3 or 4 channels, for saving and showing."""
+    array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
+
+
+def grid(images: Tensor, columns: int | None = None) -> Image.Image:
+    """A contact sheet of pictures, uint8 [N, C, H, W]; as square as it gets unless `columns` is given."""
+    from torchvision.utils import make_grid
+
+    columns = columns or int(np.ceil(len(images) ** 0.5))
+    sheet = make_grid(images, nrow=columns, padding=2, pad_value=255)
+    return to_pil(sheet[:1] if images.shape[1] == 1 else sheet)
