@@ -1,0 +1,110 @@
+"""Checkpoints: all that resuming needs, in safetensors and JSON, written whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastgan.config import read_json
+from fastgan.errors import UserError
+from fastgan.hub import load_weights, save_tensors, write_folder
+
+PREFIX = "checkpoint-"
+
+
+@dataclass
+class RunState:
+    """Where a run stands. With the seed it also fixes everything random that is still to come."""
+
+    images: int = 0  # real pictures shown to D
+    steps: int = 0  # optimizer steps
+    seconds: float = 0.0  # spent training, all sessions together
+    best_kid: float | None = None
+    best_images: int | None = None
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of real pictures shown to D."""
+        return self.images / 1000
+
+
+def save_checkpoint(
+    folder: Path,
+    state: RunState,
+    networks: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    scaler: dict[str, Any] | None,
+    keep: int,
+) -> Path:
+    """Write `folder`/checkpoint-<images> and remove all but the newest `keep`.
+
+    Raises:
+        UserError: it could not be written; older checkpoints are untouched.
+    """
+
+    def write(path: Path) -> None:
+        for name, network in networks.items():
+            save_tensors(network.state_dict(), path / f"{name}.safetensors")
+        for name, optimizer in optimizers.items():
+            save_tensors(_optimizer_tensors(optimizer), path / f"optimizer_{name}.safetensors")
+        text = json.dumps({"state": asdict(state), "scaler": scaler}, indent=2)
+        (path / "state.json").write_text(text, encoding="utf-8")
+
+    path = folder / f"{PREFIX}{state.images:010d}"
+    write_folder(path, write)
+    for old in checkpoints_in(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first; what a killed run left half written is not among them."""
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file())
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a run that was killed while it saved left half written."""
+    for path in folder.glob(f".{PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_checkpoint(
+    path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> tuple[RunState, dict[str, Any] | None]:
+    """Fill networks and optimizers from a checkpoint. Returns where the run stood and the gradient scaler's state.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of networks that differ from these.
+    """
+    for name, network in networks.items():
+        load_weights(network, path / f"{name}.safetensors")
+    for name, optimizer in optimizers.items():
+        _load_optimizer(optimizer, path / f"optimizer_{name}.safetensors")
+    values = read_json(path / "state.json")
+    try:
+        return RunState(**values["state"]), values["scaler"]
+    except (KeyError, TypeError):
+        raise UserError(f"{path / 'state.json'}: not the state of a run; resume from an older checkpoint") from None
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's moments and step counts by position of the parameter: "<position>.<name>"."""
+    states = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(value) for i, state in states.items() for name, value in state.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    states: dict[int, dict[str, Tensor]] = {}
+    try:
+        for key, tensor in load_file(path).items():
+            position, name = key.split(".")
+            states.setdefault(int(position), {})[name] = tensor
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    except Exception as error:
+        raise UserError(f"{path}: not the optimizer of this run ({error}); resume from an older checkpoint") from None

@@ -1,0 +1,548 @@
+"""The training loop: Accelerate carries it from one CPU to several nodes.
+
+Randomness follows the clock. Before every batch the random state is set from the run's seed and the number of pictures
+shown so far, and the order of pictures follows from the same two numbers. So a resumed run continues exactly where the
+killed one would have gone, and two processes draw exactly what one process that accumulates two half batches draws.
+"""
+
+import importlib.util
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fastgan import data, metrics, sampling
+from fastgan.augment import augment
+from fastgan.checkpoints import RunState, checkpoints_in, clear_leftovers, load_checkpoint, save_checkpoint
+from fastgan.config import TrainConfig, parse_every
+from fastgan.ema import EMA
+from fastgan.errors import UserError
+from fastgan.hub import save_model, write_file
+from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
+from fastgan.models import Discriminator, Generator, Images, Reconstructions, downscale, quadrant_of
+
+CONFIG_FILE = "train_config.json"
+LOG_FILE = "log.jsonl"
+GRID_SEEDS = range(16)
+AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
+GOING, FINISHED, INTERRUPTED, DIVERGED = range(4)
+
+
+def train(config: TrainConfig, resume: bool = False) -> Path:
+    """Train a generator and leave it, with all that belongs to it, in a run folder.
+
+    Args:
+        config: every setting.
+        resume: continue from the newest checkpoint in the run folder.
+
+    Returns:
+        The run folder: config.json and model.safetensors (the averaged generator, ready for eval mode), samples.png,
+        log.jsonl, train_config.json, samples/, checkpoints/ and best/.
+
+    Raises:
+        UserError: the settings, the pictures or the folder won't do, or training diverged.
+        KeyboardInterrupt: the run was interrupted; it is saved and the message says how to go on.
+    """
+    trainer = Trainer(config, resume)
+    try:
+        return trainer.run()
+    finally:
+        trainer.close()
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """Where a run with these settings leaves its results."""
+    return Path(config.output_dir or Path("runs") / Path(config.dataset.rstrip("/")).name.split(".")[0])
+
+
+class Every:
+    """Says when something at an interval such as "10min" or "5kimg" is due."""
+
+    def __init__(self, text: str, images: int):
+        self.number, self.unit = parse_every(text)
+        self.images, self.time = images, time.monotonic()
+
+    def due(self, images: int) -> bool:
+        """Whether the interval has passed since it was last due."""
+        if self.unit == "min":
+            passed = time.monotonic() - self.time >= 60 * self.number
+        else:
+            interval = 1000 * self.number
+            passed = math.floor(images / interval) > math.floor(self.images / interval)
+        if passed:
+            self.images, self.time = images, time.monotonic()
+        return passed
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """The network without gradients for its parameters; their flags are put back as they were."""
+    flags = [parameter.requires_grad for parameter in network.parameters()]
+    network.requires_grad_(False)
+    try:
+        yield network
+    finally:
+        for parameter, flag in zip(network.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+
+
+class Trainer:
+    """One run: networks, optimizers, pictures and the folder they end in."""
+
+    def __init__(self, config: TrainConfig, resume: bool = False):
+        self.config = config
+        self.folder = run_folder(config)
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulate,
+            log_with=None if config.report_to == "none" else config.report_to,
+            project_config=ProjectConfiguration(project_dir=str(self.folder)),
+            # Each process keeps the buffers of its own pictures: broadcasting them between the two backward passes of
+            # the discriminator's step changes tensors in place that the second one still needs.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.main = self.accelerator.is_main_process
+        self.world = self.accelerator.num_processes
+        self.stop = self.wish = GOING  # what is decided; what this process would have
+        self.warned = False
+        self.real_features: Tensor | None = None
+        self._check_batch()
+        checkpoints = self._open_folder(resume)
+
+        with self.accelerator.main_process_first():
+            self.pictures = None if config.streaming else self._load_pictures()
+        self._build_networks()
+        self.state = RunState()
+        if resume:
+            self._load(checkpoints[-1])
+        self._start_trackers()
+        self.sums: dict[str, Tensor] = {}
+        self.micro_steps = 0
+
+    # ------------------------------------------------------------------ the algorithm
+
+    def run(self) -> Path:
+        """Train until the set length is reached, then save everything."""
+        config, state = self.config, self.state
+        started = last = time.monotonic()
+        log, samples, checkpoint = (
+            Every(text, state.images) for text in (config.log_every, config.sample_every, config.checkpoint_every)
+        )
+        self.log_clock = (started, state.images)
+        self.deadline = started + 60 * (config.max_minutes or math.inf)
+        batches = self._batches()
+        with self._signals(), self._progress() as self.bar:
+            while self.stop == GOING:
+                for _ in range(config.accumulate):
+                    self.train_on(next(batches))
+                state.steps += 1
+                self.ema.update(self.accelerator.unwrap_model(self.generator), config.batch_size)
+                now = time.monotonic()
+                state.seconds, last = state.seconds + now - last, now
+                self.bar.update(config.batch_size)
+
+                if log.due(state.images):
+                    self.log()
+                if self.main and samples.due(state.images):
+                    self.draw_samples()
+                if self.main and checkpoint.due(state.images):
+                    self.save()
+                self._decide(now - started)
+        return self._finish()
+
+    def train_on(self, real: Tensor) -> None:
+        """One part of a batch through both networks: D on fakes, D on real pictures, then G.
+
+        D sees the fakes first and does not share gradients between processes yet. The pass on real pictures then uses
+        every parameter of D, decoders too, so one exchange serves both passes and nothing is left unused.
+
+        Args:
+            real: this process's part, [b, C, H, W] in [-1, 1].
+        """
+        config, accelerator = self.config, self.accelerator
+        self._seed_from_clock(len(real))
+        quadrant = int(torch.randint(4, ()))  # on the CPU: no wait for the device
+        with accelerator.accumulate(self.generator, self.discriminator):
+            z = torch.randn(len(real), config.z_dim, device=real.device)
+            real_images = self._both_sizes(augment(real, config.augmentations))
+            fake_images = self.generator(z)
+
+            with accelerator.no_sync(self.discriminator):
+                fake_logits, _ = self.discriminator(self._augmented(Images(*(x.detach() for x in fake_images))))
+                fake_loss = _mean(d_hinge(logits, real=False) for logits in fake_logits)
+                accelerator.backward(fake_loss)
+            reconstruct = config.reconstruction_weight > 0
+            real_logits, redrawn = self.discriminator(real_images, quadrant if reconstruct else None)
+            real_loss = _mean(d_hinge(logits, real=True) for logits in real_logits)
+            redrawn_loss = torch.zeros_like(real_loss)
+            if reconstruct:
+                with accelerator.autocast():
+                    redrawn_loss = reconstruction(redrawn, real_images, quadrant, self.distance)
+            accelerator.backward(real_loss + config.reconstruction_weight * redrawn_loss)
+            self.d_optimizer.step()
+            self.d_optimizer.zero_grad()
+
+            with frozen(accelerator.unwrap_model(self.discriminator)) as judge:
+                logits, _ = judge(self._augmented(fake_images))
+                g_loss = _mean(g_hinge(part) for part in logits)
+                accelerator.backward(g_loss)
+            self.g_optimizer.step()
+            self.g_optimizer.zero_grad()
+
+        self.state.images += len(real) * self.world
+        if reconstruct:
+            self.last_redrawn = real_images.full[:8], Reconstructions(*(x[:8].detach() for x in redrawn)), quadrant
+        self._note(
+            {
+                "loss/d": real_loss + fake_loss,
+                "loss/g": g_loss,
+                "loss/reconstruction": redrawn_loss,
+                "logits/real": _mean(part.mean() for part in real_logits),
+                "logits/fake": _mean(part.mean() for part in fake_logits),
+                # 1 where D knows every training picture for real, 0 where it guesses (arXiv:2006.06676).
+                "d_overfitting": _mean(part.sign().mean() for part in real_logits),
+            }
+        )
+
+    def _augmented(self, images: Images) -> Images:
+        """Drawn pictures as D sees them: each size changed by itself."""
+        return Images(*(augment(x, self.config.augmentations) for x in images))
+
+    def _both_sizes(self, full: Tensor) -> Images:
+        """Real pictures as D sees them: the small ones are the full ones downscaled."""
+        return Images(full, downscale(full, self.config.model.level // self.config.model.small_level))
+
+    def _seed_from_clock(self, part: int) -> None:
+        """Set the random state from the seed and the number of the first picture of this process's part."""
+        position = self.state.images + part * self.accelerator.process_index
+        torch.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9) % 2**63)
+
+    # ------------------------------------------------------------------ setting up
+
+    def _check_batch(self) -> None:
+        config = self.config
+        parts = config.accumulate * self.world
+        if config.batch_size % parts or config.batch_size // parts < 2:
+            raise UserError(
+                f"--batch-size {config.batch_size}: does not split into parts of at least 2 pictures for {self.world} "
+                f"processes × --accumulate {config.accumulate}; try {parts * max(2, config.batch_size // parts)}"
+            )
+        if config.report_to == "tensorboard":
+            _require("tensorboard", "--report-to tensorboard")
+        elif config.report_to != "none":
+            _require(config.report_to, f"--report-to {config.report_to}")
+
+    def _open_folder(self, resume: bool) -> list[Path]:
+        """Make the run folder, or find the checkpoints in it."""
+        checkpoints = checkpoints_in(self.folder / "checkpoints")
+        if resume and not checkpoints:
+            raise UserError(f"--resume {self.folder}: no checkpoint there; start it again without --resume")
+        if not resume and self.main and (checkpoints or (self.folder / LOG_FILE).exists()):
+            raise UserError(
+                f"{self.folder}: holds a run already; continue it with --resume {self.folder}, "
+                "or choose another --output-dir"
+            )
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            clear_leftovers(self.folder / "checkpoints")
+            text = json.dumps(self.config.to_dict(), indent=2) + "\n"
+            write_file(self.folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        return checkpoints
+
+    def _data_options(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "size": (config.model.height, config.model.width),
+            "channels": config.channels,
+            "config_name": config.dataset_config,
+            "split": config.split,
+            "image_column": config.image_column,
+            "revision": config.revision,
+            "fit": config.fit,
+            "background": config.background,
+        }
+
+    def _load_pictures(self) -> data.Pictures:
+        config = self.config
+        pictures = data.load_pictures(
+            config.dataset,
+            **self._data_options(),
+            cache_dir=Path(config.cache_dir) if config.cache_dir else None,
+            progress=self.main,
+        )
+        if config.batch_size > len(pictures.images):
+            raise UserError(
+                f"--batch-size {config.batch_size}: more than the {len(pictures.images)} pictures of {config.dataset}"
+            )
+        if self.main:
+            skipped = "".join(f"{name}\t{reason}\n" for name, reason in pictures.skipped)
+            if skipped:
+                write_file(self.folder / "skipped.tsv", lambda path: path.write_text(skipped, encoding="utf-8"))
+                self.say(f"{len(pictures.skipped)} pictures were left out; {self.folder / 'skipped.tsv'} says why")
+        return pictures
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Real pictures of this process, part by part, from where the run stands, on its device."""
+        config = self.config
+        options = {
+            "batch_size": config.batch_size // config.accumulate,
+            "seed": config.seed,
+            "start_images": self.state.images,
+            "rank": self.accelerator.process_index,
+            "world_size": self.world,
+            "flip": config.flip,
+        }
+        if self.pictures is None:
+            batches = data.stream_batches(config.dataset, **self._data_options(), **options)
+        else:
+            batches = data.batches(self.pictures.images, **options)
+        for batch in batches:
+            yield batch.to(self.accelerator.device, non_blocking=True)
+
+    def _build_networks(self) -> None:
+        config = self.config
+        torch.manual_seed(config.seed)  # every process starts from the same weights
+        generator, discriminator = Generator(config.model), Discriminator(config.model, config.ndf)
+        adam = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
+        g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
+        if not config.reconstruction_weight:
+            for decoder in (discriminator.decode_whole, discriminator.decode_quadrant, discriminator.decode_small):
+                decoder.requires_grad_(False)  # nothing would train them
+        d_optimizer = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], **adam)
+        self.ema = EMA(generator.to(self.accelerator.device), config.ema_half_life_kimg)
+        self.distance = None
+        if config.reconstruction_weight:
+            self.distance = PerceptualDistance(config.perceptual).to(self.accelerator.device)
+        self.generator, self.discriminator, self.g_optimizer, self.d_optimizer = self.accelerator.prepare(
+            generator, discriminator, g_optimizer, d_optimizer
+        )
+
+    def _parts(self) -> tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]:
+        """What a checkpoint holds, by name."""
+        unwrap = self.accelerator.unwrap_model
+        networks = {
+            "generator": unwrap(self.generator),
+            "discriminator": unwrap(self.discriminator),
+            "ema": self.ema.model,
+        }
+        return networks, {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
+
+    def _load(self, checkpoint: Path) -> None:
+        self.state, scaler = load_checkpoint(checkpoint, *self._parts())
+        if scaler and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(scaler)
+        if self.main:
+            log = self.folder / LOG_FILE
+            lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+            kept = [line for line in lines if _images_of(line) <= self.state.images]
+            write_file(log, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+        self.say(f"Continuing {self.folder} from {checkpoint.name} ({self.state.kimg:.2f} kimg)")
+
+    def _start_trackers(self) -> None:
+        if self.config.report_to != "none":
+            settings = {k: "" if v is None else v for k, v in self.config.to_dict().items()}
+            self.accelerator.init_trackers("fastgan", config=settings)
+
+    # ------------------------------------------------------------------ what is due now and then
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        """Add up figures on the device; they are read when a log line is due."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.micro_steps += 1
+
+    def log(self) -> None:
+        """Write the means since the last line, and notice what has gone wrong."""
+        if not self.micro_steps:
+            return
+        values = {name: float(total) / self.micro_steps for name, total in self.sums.items()}
+        self.sums, self.micro_steps = {}, 0
+        if not all(math.isfinite(value) for value in values.values()):
+            self.wish = DIVERGED
+        if not self.main:
+            return
+        then, images = self.log_clock
+        self.log_clock = (time.monotonic(), self.state.images)
+        rate = (self.state.images - images) / max(1e-9, time.monotonic() - then)
+        if self.config.max_minutes is not None:
+            left = max(0.0, self.deadline - time.monotonic())
+            self.bar.total = min(self.length, round(self.state.images + rate * left))
+        self.bar.set_postfix(d=f"{values['loss/d']:.2f}", g=f"{values['loss/g']:.2f}")
+        self._record({**values, "images_per_second": rate})
+        if values["loss/d"] < 0.02 and not self.warned:
+            self.warned = True
+            self.say(
+                "The discriminator now wins every time (its loss is near 0), so the generator learns little: "
+                "more pictures, --augment color,translation,cutout or a lower --learning-rate help"
+            )
+
+    def _record(self, values: dict[str, Any]) -> None:
+        state = self.state
+        line = {"images": state.images, "step": state.steps, "seconds": round(state.seconds, 2), **values}
+        with open(self.folder / LOG_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.accelerator.log(values, step=self.state.images)
+
+    def _settled(self) -> Generator:
+        """The averaged generator, ready for eval mode."""
+        part = self.config.batch_size // self.config.accumulate // self.world
+        return self.ema.settle(self.accelerator.unwrap_model(self.generator), batch_size=part)
+
+    def draw_samples(self) -> Generator:
+        """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures. Returns the generator drawn."""
+        generator = self._settled()
+        sheet = sampling.grid(torch.cat(list(sampling.sample(generator, GRID_SEEDS))))
+        for path in (self.folder / "samples" / f"{self.state.images:010d}.png", self.folder / "samples.png"):
+            write_file(path, lambda temporary: sheet.save(temporary))
+        if self.config.reconstruction_weight:
+            panel = self._reconstruction_panel()
+            write_file(self.folder / "reconstruction.png", lambda temporary: panel.save(temporary))
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"samples": np.asarray(sheet)[None]}, step=self.state.images)
+        return generator
+
+    def _reconstruction_panel(self) -> Image.Image:
+        """Rows of up to 8 pictures: real, redrawn whole, redrawn by the small branch, a real quadrant, redrawn."""
+        full, redrawn, quadrant = self.last_redrawn
+        rows = [full, redrawn.whole, redrawn.small, quadrant_of(full, quadrant), redrawn.quadrant]
+        rows = [nn.functional.interpolate(row.float(), size=redrawn.whole.shape[2:], mode="area") for row in rows]
+        return sampling.grid(sampling.to_uint8(torch.cat(rows)).cpu(), columns=len(full))
+
+    def save(self) -> None:
+        """Write the generator as it stands and a checkpoint; measure it, and keep it in best/ if none was better."""
+        self.log()
+        if self.wish == DIVERGED:
+            return
+        generator = self.draw_samples()
+        save_model(generator, self.folder)
+        if self.config.eval_images and self.pictures is not None:
+            kid = self._kid(generator)
+            self._record({"kid": kid})
+            if self.state.best_kid is None or kid < self.state.best_kid:
+                self.state.best_kid, self.state.best_images = kid, self.state.images
+                save_model(generator, self.folder / "best")
+        networks, optimizers = self._parts()
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        folder = self.folder / "checkpoints"
+        save_checkpoint(folder, self.state, networks, optimizers, scaler, self.config.keep_checkpoints)
+
+    def _kid(self, generator: Generator) -> float:
+        """KID between the training pictures and as many drawn ones as set, under EfficientNet-Lite0's features."""
+        network = metrics.feature_network("efficientnet-lite0")
+        if self.real_features is None:
+            self.real_features = metrics.extract(network, self.pictures.images[:10_000])
+        fakes = sampling.sample(generator, range(self.config.eval_images))
+        return metrics.kid(self.real_features, metrics.extract(network, fakes)).mean
+
+    # ------------------------------------------------------------------ stopping
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and a polite kill stop the run after the step at hand; a second Ctrl-C stops it at once."""
+
+        def interrupt(number, frame):
+            if self.wish == INTERRUPTED and number == signal.SIGINT:
+                raise KeyboardInterrupt("Stopped at once; the last checkpoint is whole.")
+            self.wish = INTERRUPTED
+            self.say("Stopping after this step and saving; press Ctrl-C again to stop without saving")
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, interrupt) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _decide(self, seconds: float) -> None:
+        """Set whether to stop, the same in every process."""
+        config, state = self.config, self.state
+        at_length = state.images >= 1000 * config.duration_kimg or state.steps == config.max_steps
+        if at_length or (config.max_minutes is not None and seconds >= 60 * config.max_minutes):
+            self.wish = max(self.wish, FINISHED)
+        if self.world == 1:
+            self.stop = self.wish
+        elif at_length or state.steps % AGREE_EVERY == 0:
+            wishes = self.accelerator.gather(torch.tensor([self.wish], device=self.accelerator.device))
+            self.stop = int(wishes.max())
+
+    def _finish(self) -> Path:
+        """Save what there is and say where it is."""
+        if self.main and self.stop != DIVERGED:
+            self.save()
+        self.accelerator.wait_for_everyone()
+        again = f"python train.py --resume {self.folder}"
+        if self.stop == DIVERGED:
+            raise UserError(
+                f"{self.folder}: the loss is no longer a number after {self.state.kimg:.2f} kimg. Its checkpoints are "
+                "from before; start anew with a lower --learning-rate, or with --mixed-precision no"
+            )
+        if self.stop == INTERRUPTED:
+            raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {again}")
+        self.say(
+            f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / 'samples.png'}\n"
+            f"More pictures: fastgan sample {self.folder} --seeds 0-63 --grid grid.png"
+        )
+        if self.state.best_kid is not None:
+            at = self.state.best_images / 1000
+            self.say(f"Best KID {self.state.best_kid:.4f}, at {at:.2f} kimg: {self.folder / 'best'}")
+        return self.folder
+
+    def close(self) -> None:
+        """End trackers and the process group."""
+        self.accelerator.end_training()
+
+    # ------------------------------------------------------------------ talking
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar, once for all processes."""
+        if self.main:
+            tqdm.write(text, file=sys.stderr)
+
+    def _progress(self) -> tqdm:
+        """A bar over pictures with rate and time left; a line every half minute where there is no terminal."""
+        config = self.config
+        self.length = int(1000 * config.duration_kimg)
+        if config.max_steps is not None:
+            self.length = min(self.length, config.max_steps * config.batch_size)
+        return tqdm(
+            total=self.length,
+            initial=self.state.images,
+            unit=" pictures",
+            desc=self.folder.name,
+            disable=not self.main,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+        )
+
+
+def _mean(values) -> Tensor:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _images_of(line: str) -> float:
+    """The picture count of a log line; one that was cut off by a kill counts as later than any."""
+    try:
+        return json.loads(line)["images"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
+
+
+def _require(package: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{what}: needs the package {package}: pip install {package}")
