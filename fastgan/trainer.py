@@ -411,8 +411,9 @@ class Trainer:
             panel = self._reconstruction_panel()
             write_file(self.folder / "reconstruction.png", lambda temporary: panel.save(temporary))
         for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                tracker.log_images({"samples": np.asarray(sheet)[None]}, step=self.state.images)
+            if hasattr(tracker, "log_images"):  # TensorBoard has to be told where the channels are
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": np.asarray(sheet.convert("RGB"))[None]}, self.state.images, **layout)
         return generator
 
     def _reconstruction_panel(self) -> Image.Image:

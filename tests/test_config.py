@@ -1,0 +1,109 @@
+import dataclasses
+import json
+
+import pytest
+
+from fastgan.config import ModelConfig, TrainConfig, parse_every, parse_size, read_json
+from fastgan.errors import UserError
+
+
+@pytest.mark.parametrize(("text", "size"), [("256", (256, 256)), ("256x384", (384, 256)), ("1024X512", (512, 1024))])
+def test_sizes_are_read_as_width_by_height(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["100", "16", "4096", "256x300", "64x512", "0", "-64", "big", "64x64x64", ""])
+def test_sizes_that_cannot_be_drawn_are_refused_in_a_sentence(text):
+    with pytest.raises(UserError, match="size"):
+        ModelConfig(*parse_size(text))
+
+
+def test_a_wide_picture_starts_from_a_wide_grid():
+    assert ModelConfig(256, 384).grid == (4, 6)
+    assert ModelConfig(384, 256).size_at(64) == (96, 64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ngf": 10**9},
+        {"ngf": 0},
+        {"z_dim": 10**9},
+        {"channels": 2},
+        {"height": 10**6},
+        {"ngf": 64.0},
+        {"ngf": True},
+        {"output_activation": "relu"},
+        {"hidden": 1},
+        {"library": "diffusers"},
+        {"format_version": 99},
+    ],
+)
+def test_a_strangers_model_config_is_checked_before_anything_is_built(change):
+    with pytest.raises(UserError):
+        ModelConfig.from_dict({**ModelConfig().to_dict(), **change})
+
+
+def test_a_model_config_with_a_missing_field_is_refused():
+    values = ModelConfig().to_dict()
+    del values["ngf"]
+    with pytest.raises(UserError, match="ngf"):
+        ModelConfig.from_dict(values)
+
+
+def test_configs_survive_json():
+    model = ModelConfig(512, 768, 4, 100, 32, "tanh")
+    assert ModelConfig.from_dict(json.loads(json.dumps(model.to_dict()))) == model
+    config = TrainConfig(dataset="user/pokemon", size="64x96", max_minutes=5, flip=False)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": ""}, "--dataset"),
+        ({"batch_size": 1}, "--batch-size"),
+        ({"accumulate": 3}, "--accumulate"),
+        ({"accumulate": 8}, "--accumulate"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"duration_kimg": 0}, "--duration-kimg"),
+        ({"max_minutes": -1}, "--max-minutes"),
+        ({"augment": "rotate"}, "--augment"),
+        ({"sample_every": "5"}, "--sample-every"),
+        ({"recipe": "best"}, "--recipe"),
+        ({"fit": "squeeze"}, "--fit"),
+        ({"size": "100"}, "size"),
+        ({"channels": 2}, "--channels"),
+        ({"seed": -1}, "--seed"),
+        ({"eval_images": 1}, "--eval-images"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_the_name_of_its_flag(change, message):
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**{"dataset": "user/pokemon", **change})
+
+
+@pytest.mark.parametrize("values", [{"batch": 8}, {"batch_size": "8"}, {"flip": 1}, {"seed": True}, [1]])
+def test_unknown_settings_and_wrong_types_in_a_file_are_refused(values):
+    if isinstance(values, dict):
+        values["dataset"] = "user/pokemon"
+    with pytest.raises(UserError, match=r"run\.json"):
+        TrainConfig.from_dict(values, "run.json")
+
+
+def test_intervals_are_read():
+    assert parse_every("10min") == (10, "min")
+    assert parse_every("0.5kimg") == (0.5, "kimg")
+    assert parse_every("never")[0] == float("inf")
+
+
+def test_every_setting_says_what_it_is():
+    for field in dataclasses.fields(TrainConfig):
+        assert field.metadata["help"] and field.metadata["group"] in ("data", "recipe", "length", "run")
+
+
+def test_files_that_are_not_json_are_named(tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    for name in ("broken.json", "missing.json"):
+        with pytest.raises(UserError, match=name):
+            read_json(tmp_path / name)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from fastgan.config import ModelConfig
+from fastgan.ema import reestimate_batch_norm
+from fastgan.errors import UserError
+from fastgan.models import Generator
+from fastgan.sampling import grid, parse_seeds, sample, seeded_inputs, to_pil, to_uint8
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    generator = Generator(ModelConfig(128, 128, z_dim=32, ngf=16))
+    for name, parameter in generator.named_parameters():
+        if "noise" in name:
+            parameter.data.fill_(0.2)
+    reestimate_batch_norm(generator)
+    return generator
+
+
+def test_same_seed_gives_the_same_picture_in_any_company(generator):
+    alone = {seed: next(sample(generator, [seed]))[0] for seed in (3, 5, 8, 11, 12)}
+    together = torch.cat(list(sample(generator, [12, 3, 11, 5, 8])))
+    pairs = torch.cat(list(sample(generator, [8, 12, 5, 3, 11], batch_size=2)))
+    for seed, picture in zip([12, 3, 11, 5, 8], together, strict=True):
+        assert torch.equal(picture, alone[seed])
+    for seed, picture in zip([8, 12, 5, 3, 11], pairs, strict=True):
+        assert torch.equal(picture, alone[seed])
+    assert not torch.equal(alone[3], alone[5])
+
+
+def test_noise_follows_the_seed_too(generator):
+    _, noise = seeded_inputs(generator, [1, 2])
+    _, again = seeded_inputs(generator, [2])
+    assert [tuple(maps.shape[2:]) for maps in noise] == generator.noise_sizes()
+    assert all(torch.equal(maps[1:], other) for maps, other in zip(noise, again, strict=True))
+
+
+def test_the_method_and_the_function_draw_the_same(generator):
+    (picture,) = generator.sample(seeds=[7], psi=0.8)
+    assert np.array_equal(np.asarray(picture), np.asarray(to_pil(next(sample(generator, [7], psi=0.8))[0])))
+
+
+def test_truncation_lowers_variety(generator):
+    full = torch.cat(list(sample(generator, range(8)))).float().std(dim=0).mean()
+    half = torch.cat(list(sample(generator, range(8), psi=0.3))).float().std(dim=0).mean()
+    assert half < full
+
+
+def test_style_seeds_change_the_picture_and_own_seeds_do_not(generator):
+    plain = next(sample(generator, [1]))
+    assert torch.equal(next(sample(generator, [1], style_seeds=[1])), plain)
+    assert not torch.equal(next(sample(generator, [1], style_seeds=[2])), plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0-3", [0, 1, 2, 3]), ("7, 1-2,9", [7, 1, 2, 9]), ("5-5", [5])]
+)
+def test_seed_ranges_are_read(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "3-", "5-3", "1,,2", "0-9999999999", "99999999999999999999"])
+def test_bad_seed_ranges_are_refused_in_a_sentence(text):
+    with pytest.raises(UserError, match="seeds"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize("bad", [-1, 2**63, 1.5, "1"])
+def test_bad_seeds_are_refused(generator, bad):
+    with pytest.raises(UserError, match="seed"):
+        next(sample(generator, [bad]))
+
+
+def test_bytes_cover_the_range_and_clip():
+    values = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert to_uint8(values).tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_grids_have_the_mode_of_their_pictures(channels, mode):
+    sheet = grid(torch.zeros(5, channels, 8, 8, dtype=torch.uint8))
+    assert sheet.mode == mode
+    assert sheet.size == (3 * 10 + 2, 2 * 10 + 2)
