@@ -149,6 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     app = commands.add_parser("app", help="the page in a browser")
     app.add_argument("model", nargs="?", default="", help="Hub id or run folder to open with")
+    app.add_argument("--models", default="", metavar="A,B", help="more models that the page offers")
+    app.add_argument("--allow-local", action="store_true", help="folders may be typed too: only on your own machine")
+    app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
     app.add_argument("--port", type=int, help="[the first free one from 7860]")
     app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reachable from other machines [127.0.0.1]")
     app.set_defaults(run=app_command)
@@ -165,11 +168,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def sample_command(options: argparse.Namespace) -> None:
     """`fastgan sample`: write a grid, or one PNG per seed with what it takes to draw it again."""
-    from PIL.PngImagePlugin import PngInfo
     from tqdm import tqdm
 
     from fastgan.hub import from_pretrained, write_file
-    from fastgan.sampling import grid, parse_seeds, sample, to_pil
+    from fastgan.sampling import grid, parse_seeds, png_info, sample, to_pil
 
     if not options.grid and not options.out:
         raise UserError("sample: say where to: --grid FILE.png or --out FOLDER")
@@ -182,17 +184,10 @@ def sample_command(options: argparse.Namespace) -> None:
     pictures = (picture for batch in sample(generator, seeds, options.psi) for picture in batch)
     model = Path(options.model).name if os.path.isdir(options.model) else options.model
 
-    def about(drawn: str) -> PngInfo:
-        info = PngInfo()
-        facts = {"model": model, "revision": options.revision or "", "seed": drawn, "psi": str(options.psi)}
-        for key, value in facts.items():
-            info.add_text(f"fastgan:{key}", value)
-        return info
-
     kept = []
     for seed, picture in zip(seeds, tqdm(pictures, total=len(seeds), unit=" pictures", disable=None), strict=True):
         if options.out:
-            image, info = to_pil(picture), about(str(seed))
+            image, info = to_pil(picture), png_info(model, options.revision or "", seed=seed, psi=options.psi)
             write_file(options.out / f"seed{seed:04d}.png", lambda path, i=image, p=info: i.save(path, pnginfo=p))
         if options.grid:
             kept.append(picture)
@@ -201,7 +196,8 @@ def sample_command(options: argparse.Namespace) -> None:
     if options.grid:
         import torch
 
-        sheet, info = grid(torch.stack(kept), options.columns), about(options.seeds)
+        sheet = grid(torch.stack(kept), options.columns)
+        info = png_info(model, options.revision or "", seed=options.seeds, psi=options.psi)
         write_file(options.grid, lambda path: sheet.save(path, pnginfo=info))
         print(f"{len(seeds)} pictures in {options.grid}")
 
@@ -223,4 +219,12 @@ def app_command(options: argparse.Namespace) -> None:
         from fastgan.app import launch
     except ImportError as error:
         raise UserError(f"app: needs the package {error.name}: pip install 'fastgan[app]'") from None
-    launch(options.model, host=options.host, port=options.port)
+    models = [name.strip() for name in options.models.split(",") if name.strip()]
+    launch(
+        options.model,
+        host=options.host,
+        port=options.port,
+        models=models,
+        allow_local=options.allow_local,
+        mcp=options.mcp,
+    )

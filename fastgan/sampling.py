@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from fastgan.errors import UserError
@@ -129,6 +130,20 @@ def to_pil(image: Tensor) -> Image.Image:
     """One picture, uint8 [C, H, W] with 1, 3 or 4 channels, for saving and showing."""
     array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     return Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
+
+
+def png_info(model: str, revision: str, **facts: object) -> PngInfo:
+    """PNG metadata that says how to draw the picture again: `fastgan:model`, `fastgan:revision`, and the facts.
+
+    Args:
+        model: Hub id, or name of the run folder.
+        revision: of a Hub model; empty when there is none.
+        facts: seed and psi, and whatever else the picture depends on.
+    """
+    info = PngInfo()
+    for key, value in {"model": model, "revision": revision, **facts}.items():
+        info.add_text(f"fastgan:{key}", str(value))
+    return info
 
 
 def grid(images: Tensor, columns: int | None = None) -> Image.Image:

@@ -1,0 +1,157 @@
+"""What every tab shares: errors as one sentence, bounds on one request, the page's state in its address."""
+
+import contextlib
+import functools
+import html
+import inspect
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from fastgan.app.models import Found, ModelCache
+from fastgan.errors import UserError
+
+log = logging.getLogger("fastgan.app")
+
+MAX_PIXELS = 2**26  # in one answer: 64 pictures of 1024 by 1024
+QUICK = {"concurrency_id": "quick", "concurrency_limit": 2}  # answers within seconds
+LONG = {"concurrency_id": "long", "concurrency_limit": 1}  # films and projections, which nothing quick waits for
+MAX_LINK_TEXT = 12_000  # characters of one text taken from an address
+
+
+@dataclass
+class Page:
+    """What tabs build on: the models, the controls above all tabs, and what the address holds."""
+
+    models: ModelCache
+    model: gr.Dropdown
+    psi: gr.Slider
+    link: dict[str, Component] = field(default_factory=dict)
+
+    def linked(self, name: str, component: Component) -> Component:
+        """The component, whose value the address holds from now on under this name."""
+        self.link[name] = component
+        return component
+
+    def open(self, model: str, token: gr.OAuthToken | None) -> Found:
+        """The model that the box names, as this visitor may see it."""
+        return self.models.get(model, token.token if token else None)
+
+
+def endpoint(function: Callable) -> Callable:
+    """The function with errors that a person can read: one sentence in the page, details in the log alone."""
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            with _told():
+                yield from function(*args, **kwargs)
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            with _told():
+                return function(*args, **kwargs)
+
+    return wrapper
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except gr.Error:
+        raise
+    except UserError as error:
+        # The page shows errors as HTML, and they may quote what a visitor typed or a link said.
+        raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+    except Exception:
+        log.exception("a request failed")
+        raise gr.Error("Something went wrong on this side. Please try again.", print_exception=False) from None
+
+
+def check_pixels(found: Found, count: int) -> None:
+    """Raise a UserError when `count` pictures of the model are too much for one answer."""
+    config = found.generator.config
+    limit = MAX_PIXELS // (config.height * config.width)
+    if count > limit:
+        raise UserError(
+            f"{count} pictures of {config.width}x{config.height} are too many at a time; ask for at most {limit}"
+        )
+
+
+def click_when_there(elem_id: str) -> str:
+    """A JavaScript statement that clicks a button as soon as the page shows it."""
+    return f"""
+        const press = (left) => {{
+            const button = document.getElementById({elem_id});
+            if (button) button.click(); else if (left) setTimeout(press, 50, left - 1);
+        }};
+        press(60);"""
+
+
+def write_address(link: Mapping[str, Component]) -> str:
+    """JavaScript that puts the values of the linked components into the address of the page."""
+    defaults = [None if name == "model" else _as_text(c.value) for name, c in link.items()]
+    return f"""(...values) => {{
+        const names = {json.dumps(list(link))}, defaults = {json.dumps(defaults)};
+        const text = (v) => Array.isArray(v) ? v.join(",") : v === true ? "1" : v === false ? "0" : String(v ?? "");
+        const query = new URLSearchParams();
+        for (const [key, value] of new URLSearchParams(location.search))
+            if (key.startsWith("__")) query.set(key, value);
+        names.forEach((name, i) => {{
+            const value = text(values[i]);
+            if (value !== defaults[i] && value !== "") query.set(name, value);
+            else if (value === "" && defaults[i]) query.set(name, "");
+        }});
+        const search = query.toString();
+        history.replaceState(history.state, "", search ? "?" + search : location.pathname);
+        if (window.parent !== window)
+            window.parent.postMessage({{queryString: search, hash: ""}}, "https://huggingface.co");
+    }}"""
+
+
+def read_address(link: Mapping[str, Component], query: Mapping[str, str]) -> dict[str, Any]:
+    """Values for linked components from a query; what makes no sense there is left out."""
+    values = {}
+    for name, component in link.items():
+        if name in query:
+            with contextlib.suppress(ValueError, OverflowError):
+                values[name] = _from_text(component, query[name])
+    return values
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, list):
+        return ",".join(str(part) for part in value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # as JavaScript writes it
+    return "" if value is None else str(value)
+
+
+def _from_text(component: Component, text: str) -> Any:
+    if len(text) > MAX_LINK_TEXT:
+        raise ValueError
+    if isinstance(component, gr.Checkbox):
+        return text == "1"
+    if isinstance(component, gr.CheckboxGroup):
+        chosen = text.split(",")
+        return [value for _, value in component.choices if str(value) in chosen]
+    if isinstance(component, gr.Number):
+        return int(text)
+    if isinstance(component, gr.Slider):
+        number = int(text) if component.step == 1 else float(text)
+        if not math.isfinite(number):
+            raise ValueError
+        return min(max(number, component.minimum), component.maximum)
+    if isinstance(component, gr.Radio):
+        return next(value for _, value in [*component.choices, (None, component.value)] if str(value) == text)
+    return text

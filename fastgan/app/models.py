@@ -1,0 +1,206 @@
+"""Models for many visitors: checked before they are fetched, loaded once, the least recently used dropped first."""
+
+import os
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fastgan.config import ModelConfig, read_json
+from fastgan.errors import UserError
+from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, from_pretrained
+from fastgan.models import Generator
+
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
+MAX_CACHE = 2 * 2**30  # bytes of weights kept
+MAX_MODEL = 2**30  # bytes of weights of one model; the published network at 1024 pixels has 0.12 * 2**30
+MAX_SIDE = 2048  # of a square picture, in pixels; bounds what one picture costs
+RECHECK = 60  # seconds for which a visitor's right to read a repository, and what its branch points at, is trusted
+
+
+class Found(NamedTuple):
+    """A model that is ready to draw, and what a picture's metadata says of it."""
+
+    generator: Generator
+    name: str  # Hub id, or the name of the folder
+    revision: str  # the commit on the Hub; empty for a folder
+    where: str  # what the model box says
+
+
+class ModelCache:
+    """Generators by what a model box says: "user/model", "user/model@revision", or where that is allowed, a folder.
+
+    Args:
+        load: called as `load(model, revision=..., token=...)`; gives a generator in eval mode.
+        given: models named by whoever started the app. These may be folders, and are read with the saved login.
+        allow_local: any text may name a folder. For one's own machine only.
+        max_bytes: of weights kept in memory.
+    """
+
+    def __init__(
+        self,
+        load: Callable[..., Generator] = from_pretrained,
+        given: Sequence[str] = (),
+        allow_local: bool = False,
+        max_bytes: int = MAX_CACHE,
+    ):
+        self._load, self._given, self._allow_local, self._max_bytes = load, set(given), allow_local, max_bytes
+        self._lock = threading.Lock()
+        self._loads: OrderedDict[tuple, Future] = OrderedDict()
+        self._commits: dict[tuple, tuple[float, str]] = {}
+
+    def get(self, text: str, token: str | None = None) -> Found:
+        """The model, loaded at most once however many ask at a time.
+
+        Args:
+            text: what the model box says.
+            token: the visitor's own; a private model is found with it and by nobody else.
+
+        Raises:
+            UserError: not an id, no such model, not allowed, too large, or not a fastgan model.
+        """
+        text = (text or "").strip()
+        trusted = self._allow_local or text in self._given
+        if trusted and os.path.isdir(text):
+            folder = Path(text).resolve()
+            weights = folder / WEIGHTS_FILE
+            # A run that is still training writes new weights into the same folder.
+            key = (str(folder), weights.stat().st_mtime_ns if weights.exists() else 0)
+            return Found(self._once(key, lambda: self._read(str(folder), folder.name)), folder.name, "", text)
+        model, revision = parse_model(text)
+        allowed = token or (None if trusted else False)  # False: not even the login saved on this machine
+        commit = self._commit(model, revision, allowed)
+        generator = self._once((model, commit), lambda: self._read(model, model, commit, allowed))
+        return Found(generator, model, commit, text)
+
+    def path(self, found: Found, file: str, max_bytes: int, token: str | None = None) -> Path | None:
+        """A further file of a model that :meth:`get` gave, fetched when needed; None when it has none or too large."""
+        from httpx2 import HTTPError
+        from huggingface_hub import HfApi, hf_hub_download
+
+        if not found.revision:
+            path = Path(found.where) / file
+            return path if path.is_file() and path.stat().st_size <= max_bytes else None
+        allowed = token or (None if self._allow_local or found.where in self._given else False)
+        try:
+            info = HfApi(token=allowed).get_paths_info(found.name, [file], revision=found.revision)
+            if not info or info[0].size > max_bytes:
+                return None
+            return Path(hf_hub_download(found.name, file, revision=found.revision, token=allowed))
+        except (OSError, HTTPError):
+            return None
+
+    def _commit(self, model: str, revision: str | None, token: str | bool | None) -> str:
+        """The commit that a revision stands for; asking the Hub for it is also what proves the right to read it."""
+        from httpx2 import HTTPError  # what huggingface_hub speaks HTTP with
+        from huggingface_hub import HfApi, try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+        key = (model, revision, token)
+        known = self._commits.get(key)
+        if known and time.monotonic() - known[0] < RECHECK:
+            return known[1]
+        where = f"{model}@{revision}" if revision else model
+        try:
+            commit = HfApi(token=token).model_info(model, revision=revision, timeout=10).sha
+        except RepositoryNotFoundError:
+            raise UserError(f"{where}: no such model on the Hub, or it is private") from None
+        except RevisionNotFoundError:
+            raise UserError(f"{where}: that model has no such branch, tag or commit") from None
+        except HfHubHTTPError as error:
+            raise UserError(
+                f"{where}: the Hub refused ({error.server_message or error.response.status_code})"
+            ) from None
+        except (OSError, HTTPError):
+            # Offline, whoever may read everything on this machine still gets what was downloaded before.
+            cached = try_to_load_from_cache(model, CONFIG_FILE, revision=revision) if token is None else None
+            if not isinstance(cached, str):
+                raise UserError(f"{where}: the Hub can't be reached just now; try again in a minute") from None
+            return Path(cached).parent.name
+        with self._lock:
+            if len(self._commits) >= 1000:
+                self._commits.clear()
+            self._commits[key] = (time.monotonic(), commit)
+        return commit
+
+    def _read(self, model: str, name: str, commit: str | None = None, token: str | bool | None = None) -> Generator:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            if commit is None:
+                config_path = Path(model) / CONFIG_FILE
+            else:
+                config_path = Path(hf_hub_download(model, CONFIG_FILE, revision=commit, token=token))
+            check_affordable(ModelConfig.from_dict(read_json(config_path)))
+            return self._load(model, revision=commit, token=token)
+        except UserError as error:
+            # Where this server keeps its files is nobody else's business.
+            raise UserError(
+                re.sub(r"(?<!\S)/\S*/", f"{name}: " if name not in str(error) else "", str(error))
+            ) from None
+        except OSError:
+            raise UserError(f"{name}: has no {CONFIG_FILE} to be read, so it is not a fastgan model") from None
+
+    def _once(self, key: tuple, read: Callable[[], Generator]) -> Generator:
+        with self._lock:
+            mine = key not in self._loads
+            if mine:
+                self._loads[key] = Future()
+            future = self._loads[key]
+            self._loads.move_to_end(key)
+        if mine:
+            try:
+                future.set_result(read())
+            except BaseException as error:
+                with self._lock:
+                    self._loads.pop(key, None)
+                future.set_exception(error)
+            else:
+                self._trim()
+        return future.result()
+
+    def _trim(self) -> None:
+        with self._lock:
+            ready = {k: weight_bytes(f.result()) for k, f in self._loads.items() if f.done() and not f.exception()}
+            total = sum(ready.values())
+            for key in list(ready)[:-1]:  # the newest stays, whatever its size
+                if total <= self._max_bytes:
+                    break
+                total -= ready[key]
+                del self._loads[key]
+
+
+def parse_model(text: str) -> tuple[str, str | None]:
+    """Hub id and revision from "user/model" or "user/model@revision".
+
+    Raises:
+        UserError: it is neither.
+    """
+    if not text:
+        raise UserError("Which model? Type a Hub id like user/fastgan-anime")
+    match = HUB_ID.fullmatch(text)
+    if not match or ".." in text or "--" in match[1]:
+        raise UserError(f'"{text[:100]}" is no Hub id; it looks like user/fastgan-anime or user/fastgan-anime@main')
+    return match[1], match[2]
+
+
+def weight_bytes(generator: Generator) -> int:
+    """Bytes of a network's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in generator.state_dict().values())
+
+
+def check_affordable(config: ModelConfig) -> None:
+    """Raise a UserError when a model is larger than the app loads for a visitor."""
+    with torch.device("meta"):
+        needed = weight_bytes(Generator(config))
+    if needed > MAX_MODEL or config.height * config.width > MAX_SIDE**2:
+        raise UserError(
+            f"That model draws {config.width}x{config.height} pixels with {needed / 2**20:,.0f} MiB of weights; "
+            f"this page opens models up to {MAX_SIDE}x{MAX_SIDE} and {MAX_MODEL / 2**20:,.0f} MiB"
+        )

@@ -1,0 +1,55 @@
+"""Pictures as files that the page serves: named, whole, and with what it takes to draw them again."""
+
+import hashlib
+import io
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from fastgan.app.models import Found
+from fastgan.sampling import png_info
+
+
+def serve(data: bytes, name: str) -> str:
+    """Path of a file with this content and name, in the folder that Gradio serves and cleans up."""
+    folder = Path(get_upload_folder()) / hashlib.sha256(data).hexdigest()
+    path = folder / name
+    if path.exists():
+        os.utime(path)  # it is in use again, so the clean-up should wait
+        return str(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(data)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)  # nobody ever sees half a file
+    return str(path)
+
+
+def name_of(found: Found, *parts: str) -> str:
+    """A file name such as "fastgan-anime-seed12", of plain characters and bounded length."""
+    return "-".join(re.sub(r"[^\w.-]+", "_", part)[:60] for part in (found.name.rpartition("/")[2], *parts))
+
+
+def serve_png(image: Image.Image, found: Found, name: str, **facts: object) -> str:
+    """Path of the picture as PNG, whose metadata holds model, revision and `facts` (seed and psi, at least)."""
+    buffer = io.BytesIO()
+    # Level 4 is three times as quick as the default and the file a few per cent larger.
+    image.save(buffer, "PNG", pnginfo=png_info(found.name, found.revision, **facts), compress_level=4)
+    return serve(buffer.getvalue(), f"{name}.png")
+
+
+def serve_zip(paths: Sequence[str], name: str, texts: Mapping[str, str]) -> str:
+    """Path of a ZIP with these files, uncompressed as pictures already are, and with these texts by file name."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path in paths:
+            archive.write(path, Path(path).name)
+        for file, text in texts.items():
+            archive.writestr(file, text)
+    return serve(buffer.getvalue(), f"{name}.zip")

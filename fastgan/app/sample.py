@@ -1,0 +1,124 @@
+"""The Sample tab: seeds to pictures."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import gradio as gr
+
+from fastgan.app.common import QUICK, Page, check_pixels, endpoint
+from fastgan.app.pictures import name_of, serve_png, serve_zip
+from fastgan.sampling import sample as draw_seeds
+from fastgan.sampling import to_pil
+
+MAX_COUNT = 64
+MAX_DICE = 2**31 - 1
+FIRST_LOOK = 0.7  # seconds between looks at a gallery that is still growing
+
+
+class SampleTab(NamedTuple):
+    """What the page wires to other tabs."""
+
+    picked: gr.Number
+    to_interpolate: gr.Button
+    to_content: gr.Button
+    to_style: gr.Button
+    to_explore: gr.Button
+
+
+def sample_tab(page: Page) -> SampleTab:
+    """Build the tab inside the current one."""
+
+    @endpoint
+    def sample(
+        model: str, psi: float, seed: int, count: int, token: gr.OAuthToken | None = None
+    ) -> Iterator[list[tuple[str, str]]]:
+        """Draw pictures for `count` seeds that follow each other, the gallery growing as they are made.
+
+        Args:
+            model: Hub id of a fastgan model, as user/name or user/name@revision.
+            psi: truncation from 0 to 2; 1 is off, lower is less varied with fewer accidents.
+            seed: the first seed, a whole number from 0; one seed is one picture.
+            count: how many pictures, from 1 to 64.
+
+        Returns:
+            PNG pictures, each with its seed as caption and with model, revision, seed and psi in its metadata.
+        """
+        found = page.open(model, token)
+        check_pixels(found, count)
+        seeds = range(seed, seed + count)
+        pictures, shown = [], -float("inf")
+        drawn = (image for batch in draw_seeds(found.generator, seeds, psi) for image in batch)
+        for number, image in zip(seeds, drawn, strict=True):
+            name = name_of(found, f"seed{number}")
+            pictures.append((serve_png(to_pil(image), found, name, seed=number, psi=psi), f"seed {number}"))
+            if time.monotonic() - shown > FIRST_LOOK or len(pictures) == count:
+                yield pictures
+                shown = time.monotonic()
+
+    @endpoint
+    def sample_zip(model: str, psi: float, seed: int, count: int, token: gr.OAuthToken | None = None) -> str:
+        """Draw pictures for `count` seeds that follow each other and pack them.
+
+        Args:
+            model: Hub id of a fastgan model, as user/name or user/name@revision.
+            psi: truncation from 0 to 2; 1 is off, lower is less varied with fewer accidents.
+            seed: the first seed, a whole number from 0; one seed is one picture.
+            count: how many pictures, from 1 to 64.
+
+        Returns:
+            A ZIP with one PNG per seed, and a JSON file that says how they were drawn.
+        """
+        found = page.open(model, token)
+        *_, pictures = sample(model, psi, seed, count, token)
+        facts = {"model": found.name, "revision": found.revision, "seeds": [seed, seed + count - 1], "psi": psi}
+        name = name_of(found, f"seeds{seed}-{seed + count - 1}")
+        return serve_zip([path for path, _ in pictures], name, {"how.json": json.dumps(facts, indent=2) + "\n"})
+
+    with gr.Row(equal_height=True):
+        seed = page.linked("seed", gr.Number(0, label="First seed", precision=0, minimum=0, min_width=120))
+        count = page.linked("count", gr.Slider(1, MAX_COUNT, 16, step=1, precision=0, label="How many", min_width=160))
+        dice = gr.Button("Roll the dice", min_width=120)
+        draw = gr.Button("Draw", variant="primary", elem_id="draw-sample", min_width=120)
+    gallery = gr.Gallery(
+        label="Pictures: click one to look closer, to keep it, or to take it along",
+        format="png",
+        columns=4,
+        height="auto",
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        elem_id="pictures",
+    )
+    with gr.Row(equal_height=True):
+        picked = gr.Number(0, label="Chosen seed", precision=0, minimum=0, min_width=120, elem_id="picked")
+        to_interpolate = gr.Button("→ Interpolate", min_width=120)
+        to_content = gr.Button("→ Mix, as content", min_width=120)
+        to_style = gr.Button("→ Mix, as style", min_width=120)
+        to_explore = gr.Button("→ Explore", min_width=120)
+        pack = gr.Button("All as ZIP", min_width=120)
+    packed = gr.DownloadButton("ZIP", visible="hidden", elem_id="sample-zip")
+
+    inputs = [page.model, page.psi, seed, count]
+    gr.on(
+        [draw.click, seed.submit, count.release],
+        sample,
+        inputs,
+        gallery,
+        api_name="sample",
+        show_progress="minimal",
+        trigger_mode="always_last",
+        **QUICK,
+    )
+    dice.click(None, None, seed, js=f"() => Math.floor(Math.random() * {MAX_DICE})", api_visibility="private").then(
+        None, js="() => { document.getElementById('draw-sample').click(); }", api_visibility="private"
+    )
+    pack.click(sample_zip, inputs, packed, api_name="sample_zip", **QUICK).success(
+        None, js="() => { document.getElementById('sample-zip').click(); }", api_visibility="private"
+    )
+
+    def pick(event: gr.SelectData) -> int:
+        return int(event.value["caption"].removeprefix("seed "))
+
+    gallery.select(pick, None, picked, queue=False, show_progress="hidden", api_visibility="private")
+    return SampleTab(picked, to_interpolate, to_content, to_style, to_explore)
