@@ -1,9 +1,12 @@
 """Seeds to pictures: one seed is one picture, whatever the batch or its order."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -153,3 +156,112 @@ def grid(images: Tensor, columns: int | None = None) -> Image.Image:
     columns = columns or int(np.ceil(len(images) ** 0.5))
     sheet = make_grid(images, nrow=columns, padding=2, pad_value=255)
     return to_pil(sheet[:1] if images.shape[1] == 1 else sheet)
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """The point on the great circle from a to b, which keeps normal draws typical (arXiv:1609.04468).
+
+    Args:
+        a, b: of one shape, taken as vectors whole.
+        share: 0 gives a and 1 gives b, both exactly.
+    """
+    cosine = F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0).clamp(-1, 1).item()
+    angle = math.acos(cosine)
+    if math.sin(angle) < 1e-6:  # parallel: there is no circle, and a straight line is the same
+        return torch.lerp(a, b, share)
+    return a * (math.sin((1 - share) * angle) / math.sin(angle)) + b * (math.sin(share * angle) / math.sin(angle))
+
+
+class Step(NamedTuple):
+    """A frame of a walk: between which two keys, and how far from the first to the second, 0 to 1."""
+
+    start: int
+    end: int
+    share: float
+
+
+def walk(keys: int, between: int, smooth: bool = False, loop: bool = False) -> list[Step]:
+    """The frames of a walk over keys; every key is a frame.
+
+    Args:
+        keys: how many, at least 2.
+        between: frames from one key to the next, the key itself counted.
+        smooth: slow near the keys (3t² - 2t³) rather than even.
+        loop: back to the first key at the end, so that the last frame leads to the first.
+
+    Raises:
+        UserError: fewer than two keys, or no frame between them.
+    """
+    if keys < 2 or between < 1:
+        raise UserError(f"a walk needs at least 2 keys and 1 frame between them, got {keys} and {between}")
+    shares = [frame / between for frame in range(between)]
+    if smooth:
+        shares = [share * share * (3 - 2 * share) for share in shares]
+    steps = [Step(key, (key + 1) % keys, share) for key in range(keys if loop else keys - 1) for share in shares]
+    return steps if loop else [*steps, Step(keys - 1, keys - 1, 0.0)]
+
+
+def interpolate(
+    generator: Generator,
+    z: Tensor,
+    noise: list[Tensor],
+    steps: Sequence[Step],
+    spherical: bool = True,
+    style_z: Tensor | None = None,
+    style_strength: float | Mapping[int, float] = 1.0,
+) -> Iterator[Tensor]:
+    """The frames of a walk, one at a time: uint8 [1, C, H, W]. A frame at a key is that key's picture, bit for bit.
+
+    Args:
+        generator: in eval mode.
+        z, noise: of the keys, as from :func:`seeded_inputs`, z scaled by psi where wanted.
+        steps: as from :func:`walk`.
+        spherical: latents follow the great circle rather than a straight line; noise always does, or it would fade.
+        style_z: one latent [1, Z] that holds gates still over the whole walk.
+        style_strength: which gates and how strongly, as in :meth:`fastgan.models.Generator.forward`.
+    """
+    for start, end, share in steps:
+        between = slerp if spherical else torch.lerp
+        frame = between(z[start], z[end], share)[None]
+        maps = [slerp(keys[start], keys[end], share)[None] for keys in noise]
+        yield from draw(generator, frame, maps, style_z, style_strength)
+
+
+def mix_grid(
+    generator: Generator,
+    z: Tensor,
+    noise: list[Tensor],
+    style_z: Tensor,
+    style_strength: float | Mapping[int, float] = 1.0,
+) -> Iterator[Tensor]:
+    """Every content with every style, row by row: uint8 [1, C, H, W] (arXiv:2101.04775, sec. 3.1).
+
+    Args:
+        generator: in eval mode.
+        z, noise: of the contents, one per row.
+        style_z: latents of the styles, one per column, [M, Z].
+        style_strength: which gates and how strongly, as in :meth:`fastgan.models.Generator.forward`.
+    """
+    for row in range(len(z)):
+        maps = [contents[row : row + 1] for contents in noise]
+        for column in range(len(style_z)):
+            yield from draw(generator, z[row : row + 1], maps, style_z[column : column + 1], style_strength)
+
+
+@torch.no_grad()
+def directions(generator: Generator, count: int = 10) -> Tensor:
+    """The unit latents along which the first layer changes most, most first: [count, Z] (arXiv:2007.06600).
+
+    They are eigenvectors of WWᵀ, with W the first layer's weight and the batch normalisation behind it in one.
+    Their signs are chosen so that the largest entry is positive.
+
+    Args:
+        generator: in eval mode.
+        count: how many; no more come than the latent has numbers.
+    """
+    first = generator.first
+    scale = first.norm.weight / (first.norm.running_var + first.norm.eps).sqrt()
+    weight = (first.conv.weight * scale[:, None, None]).flatten(1).double().cpu()  # [Z, 2C * h * w]
+    vectors = torch.linalg.eigh(weight @ weight.T).eigenvectors.T.flip(0)[:count]
+    largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+    return (vectors * largest.sign()).float()
