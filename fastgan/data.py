@@ -181,13 +181,15 @@ def _resize_rgba(image: Image.Image, size: tuple[int, int], fit: str, color: tup
     planes = [pixels[..., c] * pixels[..., 3] for c in range(3)] + [pixels[..., 3]]
     resized = np.zeros((*size, 4), np.float32)
     for c, plane in enumerate(planes):
-        small = Image.fromarray(plane).resize((right - left, bottom - top), Image.Resampling.LANCZOS, box)
+        # Lanczos would ring: a second, faint outline in the alpha around every shape.
+        small = Image.fromarray(plane).resize((right - left, bottom - top), Image.Resampling.BICUBIC, box)
         resized[top:bottom, left:right, c] = np.asarray(small)
     alpha = resized[..., 3:].clip(0, 1)
+    rgb = resized[..., :3].clip(0, alpha)  # the filter overshoots at edges, premultiplied colour must not
     # The share of the background is 0 where the picture is opaque, 1 where it is gone, and small in between.
     share = (1 - alpha) / 64
-    rgb = (resized[..., :3] + share * np.array(color, np.float32) / 255) / (alpha + share)
-    return np.round(np.concatenate([rgb.clip(0, 1), alpha], axis=-1) * 255).astype(np.uint8)
+    rgb = (rgb + share * np.array(color, np.float32) / 255) / (alpha + share)
+    return np.round(np.concatenate([rgb, alpha], axis=-1) * 255).astype(np.uint8)
 
 
 def _decode(read: Callable[[dict], bytes | Path], row: dict, how: Mapping[str, Any]) -> np.ndarray | str:
@@ -782,7 +784,7 @@ class StreamedBatches:
     def __init__(self, found: Any, loader: Any, rng: np.random.Generator, flip: bool):
         self.source: dict[str, Any] = found.facts  # facts for the card, without the number of pictures
         self.skipped: list[tuple[str, str]] = []  # grows while the first pass goes on
-        self._batches = self._run(loader, rng, flip)
+        self._batches = _streamed(loader, rng, flip, self.skipped, found.facts["dataset"])
 
     def __iter__(self) -> "StreamedBatches":
         return self
@@ -790,22 +792,33 @@ class StreamedBatches:
     def __next__(self) -> Tensor:
         return next(self._batches)
 
-    def _run(self, loader: Any, rng: np.random.Generator, flip: bool) -> Iterator[Tensor]:
-        for pictures, skipped in loader:
-            self.skipped.extend(skipped)
-            if len(pictures):
-                yield _to_float(pictures, torch.from_numpy(rng.random(len(pictures)) < 0.5) if flip else None)
-        reason = f"; one is {self.skipped[0][0]}: {self.skipped[0][1]}" if self.skipped else ""
-        raise UserError(f"--dataset {self.source['dataset']}: none of its pictures can be used{reason}")
+
+# Not a method: a generator that refers to its owner is freed late, and late the loader's workers take long to stop.
+def _streamed(loader: Any, rng: np.random.Generator, flip: bool, skipped: list, dataset: str) -> Iterator[Tensor]:
+    for pictures, missing, error in loader:
+        skipped.extend((name, why) for name, why in missing)  # the loader made lists of them
+        if error:
+            raise UserError(error)
+        if len(pictures):
+            yield _to_float(pictures, torch.from_numpy(rng.random(len(pictures)) < 0.5) if flip else None)
+    reason = f"; one is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+    raise UserError(f"--dataset {dataset}: none of its pictures can be used{reason}")
 
 
 class _WorkerBatches(torch.utils.data.IterableDataset):
-    """Batches as a worker process makes them: uint8 [B, C, H, W], and what was skipped since the last one."""
+    """What a worker makes: uint8 [B, C, H, W], what was skipped since the last batch, and a fatal error or ""."""
 
     def __init__(self, found: Any, rows: Any, how: dict[str, Any], share: int):
         self.found, self.rows, self.how, self.share = found, rows, how, share
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[tuple[str, str]]]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, list[tuple[str, str]], str]]:
+        try:
+            with _plain_errors(self.found.facts["dataset"]):
+                yield from self._passes()
+        except UserError as error:  # raised here, its one line would reach the person inside a worker's traceback
+            yield torch.empty(0), [], str(error)
+
+    def _passes(self) -> Iterator[tuple[Tensor, list[tuple[str, str]], str]]:
         pictures, skipped, seen = [], [], 0
         for number in itertools.count():
             self.rows.set_epoch(number)
@@ -818,10 +831,10 @@ class _WorkerBatches(torch.utils.data.IterableDataset):
                 seen += 1
                 pictures.append(torch.from_numpy(picture.transpose(2, 0, 1).copy()))
                 if len(pictures) == self.share:
-                    yield torch.stack(pictures), skipped
+                    yield torch.stack(pictures), skipped, ""
                     pictures, skipped = [], []
-            if not seen:
-                yield torch.empty(0), skipped
+            if not seen:  # other workers may have better luck
+                yield torch.empty(0), skipped, ""
                 return
 
 
@@ -878,5 +891,6 @@ def stream_batches(
         _WorkerBatches(found, rows, how, share),
         batch_size=None,
         num_workers=min(workers, rows.num_shards),  # a part is never split, so more workers would have nothing
+        generator=torch.Generator(),  # otherwise the loader draws from the random state of training
     )
     return StreamedBatches(found, loader, np.random.default_rng([seed, start_images, rank]), flip)
