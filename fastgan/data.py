@@ -35,6 +35,7 @@ PREPARATION = 1  # raise it whenever prepare() gives other pixels, so that no st
 MIN_SIDE = 16  # pixels; a picture with a shorter side teaches nothing
 MEMORY_BYTES = 2 * 2**30  # prepared sets up to this size are held in memory, larger ones are memory-mapped
 SHUFFLE_BUFFER = 1024  # pictures a process holds, still encoded, to mix a stream
+STREAM_THREADS = 4  # of each worker process of a stream: they wait for the network more than they decode
 ZIP_ENTRY_BYTES = 2**29  # an entry of a .zip that says it is larger is skipped
 # Formats that Pillow reads by itself. EPS is left out: Pillow hands it to an external interpreter.
 FORMATS = tuple("AVIF BMP DDS DIB GIF ICNS ICO JPEG JPEG2000 PCX PNG PPM PSD QOI SGI TGA TIFF WEBP XBM XPM".split())
@@ -341,7 +342,9 @@ class _Table:
             self.facts["revision"] = builder.hash
         if streaming:
             splits = builder.as_streaming_dataset()
-            return splits[split] if split in splits else _no_split(split, splits)
+            dataset = splits[split] if split in splits else _no_split(split, splits)
+            # A Hub stream decodes pictures in threads of its own, where one broken picture would end it.
+            return dataset.decode(False) if dataset.features else dataset
         # The counts in a dataset's card are often stale; they are no reason to refuse the pictures.
         builder.download_and_prepare(verification_mode="no_checks")
         try:
@@ -659,6 +662,8 @@ def _read_prepared(entry: Path) -> Pictures | None:
 
 def _write_prepared(entry: Path, found: Any, how: dict[str, Any], workers: int, progress: bool) -> None:
     """Decode every picture into `entry`, a folder that appears whole or not at all."""
+    from tqdm import tqdm
+
     rows = found.rows()
     height, width, channels = *how["size"], how["channels"]
     need, free = len(rows) * height * width * channels, shutil.disk_usage(entry.parent).free
@@ -675,7 +680,9 @@ def _write_prepared(entry: Path, found: Any, how: dict[str, Any], workers: int, 
         with open(partial_entry / "pictures.npy", "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), channels, height, width)}
             np.lib.format.write_array_header_1_0(file, header)
-            for number, (row, picture) in enumerate(_decode_all(found, rows, how, workers, progress)):
+            decoded = _decode_all(found, rows, how, workers)
+            bar = tqdm(decoded, "Preparing pictures", len(rows), unit="picture", disable=not progress)
+            for number, (row, picture) in enumerate(bar):
                 if isinstance(picture, str):
                     skipped.append((found.label(row) or f"row {number}", picture))
                     continue
@@ -704,23 +711,18 @@ def _write_prepared(entry: Path, found: Any, how: dict[str, Any], workers: int, 
 
 
 def _decode_all(
-    found: Any, rows: Iterable[dict], how: dict[str, Any], workers: int, progress: bool
+    found: Any, rows: Iterable[dict], how: dict[str, Any], threads: int
 ) -> Iterator[tuple[dict, np.ndarray | str]]:
     """Each row with its prepared picture or what is wrong with it, in order."""
-    from tqdm import tqdm
-
     waiting: deque = deque()
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(rows), desc="Preparing pictures", unit="picture", disable=not progress) as bar,
-    ):
-        for row in itertools.chain(rows, [None] * 4 * workers):
-            if row is not None:
-                waiting.append((row, pool.submit(_decode, found.read, row, how)))
-            if waiting and (row is None or len(waiting) > 4 * workers):  # bounds what is held in memory
-                done, picture = waiting.popleft()
-                bar.update()
-                yield done, picture.result()
+    with ThreadPoolExecutor(threads) as pool:
+        for row in rows:
+            waiting.append((row, pool.submit(_decode, found.read, row, how)))
+            if len(waiting) > 4 * threads:  # bounds what is held in memory
+                row, picture = waiting.popleft()
+                yield row, picture.result()
+        for row, picture in waiting:
+            yield row, picture.result()
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
@@ -822,8 +824,7 @@ class _WorkerBatches(torch.utils.data.IterableDataset):
         pictures, skipped, seen = [], [], 0
         for number in itertools.count():
             self.rows.set_epoch(number)
-            for row in self.rows:
-                picture = _decode(self.found.read, row, self.how)
+            for row, picture in _decode_all(self.found, self.rows, self.how, STREAM_THREADS):
                 if isinstance(picture, str):
                     if number == 0:  # later passes meet the same again
                         skipped.append((self.found.label(row) or "a row", picture))
