@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from PIL import Image, ImageCms
 
 from fastgan.data import batches, load_pictures, prepare, stream_batches
 from fastgan.errors import UserError
+from tests.hub_server.server import HubServer
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -339,6 +342,91 @@ def test_a_hub_that_can_not_be_reached_is_said(load, monkeypatch):
         load("someone/pictures")
     with pytest.raises(UserError, match="someone/pictures: the Hub can't be reached"):
         stream_batches("someone/pictures", size=(32, 32), batch_size=2, seed=0)
+
+
+HUB_SCRIPT = """
+import itertools, json, sys
+from fastgan.data import load_pictures, stream_batches
+from fastgan.errors import UserError
+
+for line in sys.stdin:
+    settings = json.loads(line)
+    stream = settings.pop("stream", False)
+    try:
+        if stream:
+            pictures = stream_batches(**settings, size=(32, 32), batch_size=2, seed=0, workers=0)
+            count = len(list(itertools.islice(pictures, 9)))
+        else:
+            pictures = load_pictures(**settings, size=(32, 32), progress=False)
+            count = len(pictures.images)
+        print(json.dumps({"count": count, "source": pictures.source, "skipped": dict(pictures.skipped)}))
+    except UserError as error:
+        print(json.dumps({"error": str(error)}))
+"""
+
+
+def on_hub(environment, *calls):
+    """What load_pictures or stream_batches answer to each call, in a process that knows the local Hub."""
+    script = [sys.executable, "-c", HUB_SCRIPT]
+    lines = "".join(json.dumps(call) + "\n" for call in calls)
+    run = subprocess.run(script, input=lines, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_a_hub_dataset_is_read_pinned_cached_and_refused_in_plain_words(folder, tmp_path):
+    (folder / "broken.png").write_bytes(b"?")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    (folder / "more" / "d.Jpeg").rename(folder / "more" / "d.jpeg")  # `datasets` knows endings in one case only
+    good, private = (folder / "a.png").read_bytes(), tmp_path / "private.png"
+    Image.new("RGB", (40, 40)).save(private)
+    cells = [{"bytes": good, "path": None}, {"bytes": None, "path": str(private)}]
+    features = datasets.Features({"photo": datasets.Image()})
+    datasets.Dataset.from_dict({"photo": cells}, features=features).to_parquet(str(tmp_path / "train.parquet"))
+    with HubServer(tmp_path / "hub") as hub:
+        api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token)
+        for name in ("files", "table", "secret", "gated"):
+            api.create_repo(f"tester/{name}", repo_type="dataset", private=name == "secret")
+        api.upload_folder(repo_id="tester/files", repo_type="dataset", folder_path=folder)
+        for name in ("table", "secret", "gated"):
+            api.upload_file(
+                repo_id=f"tester/{name}",
+                repo_type="dataset",
+                path_or_fileobj=tmp_path / "train.parquet",
+                path_in_repo="train.parquet",
+            )
+        api.update_repo_settings("tester/gated", repo_type="dataset", gated="auto")
+        signed_in, stranger = hub.env(tmp_path / "home"), hub.env(tmp_path / "strange", "")
+        files, table, stream, split, config, revision, missing = on_hub(
+            signed_in,
+            {"source": "tester/files"},
+            {"source": "tester/table"},
+            {"source": "tester/files", "stream": True},
+            {"source": "tester/table", "split": "dev"},
+            {"source": "tester/table", "config_name": "big"},
+            {"source": "tester/table", "revision": "v2"},
+            {"source": "tester/nothing"},
+        )
+        secret, gated = on_hub(stranger, {"source": "tester/secret"}, {"source": "tester/gated"})
+        sha = api.dataset_info("tester/files").sha
+    offline, other = on_hub(signed_in, {"source": "tester/files"}, {"source": "tester/files", "stream": True})
+
+    broken = {"broken.png": "not a picture, or damaged at its start"}
+    facts = {"dataset": "tester/files", "kind": "hub", "config": None, "split": "train", "image_column": "image"}
+    facts |= {"revision": sha, "license": "mit"}
+    assert files == offline == {"count": 6, "source": facts | {"pictures": 6}, "skipped": broken}
+    assert stream == {"count": 9, "source": facts, "skipped": broken}
+    assert table["count"] == 1 and table["skipped"] == {"private.png": "names a file outside the dataset"}
+    for answer, message in (
+        (split, "--split dev: no such split; there is train"),
+        (config, "--dataset-config: BuilderConfig 'big' not found"),
+        (revision, "--revision v2: tester/table has no such branch"),
+        (missing, "no such dataset on the Hub, or it is private"),
+        (secret, "no such dataset on the Hub, or it is private"),
+        (gated, "--dataset tester/gated: gated; ask for access"),
+        (other, "the Hub can't be reached"),
+    ):
+        assert message in answer["error"] and "\n" not in answer["error"]
 
 
 # ----------------------------------------------------------------------------------------------------------- the cache
