@@ -469,11 +469,17 @@ def _hub_info(dataset: str, revision: str | None, token: Any) -> Any:
     from huggingface_hub import HfApi, errors
 
     try:
-        return HfApi(token=token).dataset_info(dataset, revision=revision, timeout=30)
+        api = HfApi(token=token)
+        info = api.dataset_info(dataset, revision=revision, timeout=30)
+        if info.gated:
+            api.auth_check(dataset, repo_type="dataset")  # anyone may read about it, not everyone its files
+        return info
     except errors.RevisionNotFoundError:
         raise UserError(f"--revision {revision}: {dataset} has no such branch, tag or commit") from None
     except errors.GatedRepoError:
-        raise _gated(dataset) from None
+        raise UserError(
+            f"--dataset {dataset}: gated; ask for access on its page on the Hub, then sign in with: hf auth login"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"--dataset {dataset}: no such file or folder here, and no such dataset on the Hub, or it is private "
@@ -484,12 +490,6 @@ def _hub_info(dataset: str, revision: str | None, token: Any) -> Any:
     # HTTPError is the base of HfHubHTTPError and comes bare when there is no connection at all.
     except (OSError, errors.HTTPError) as error:
         raise _Unreachable(_one_line(error)) from None
-
-
-def _gated(dataset: str) -> UserError:
-    return UserError(
-        f"--dataset {dataset}: gated; ask for access on its page on the Hub, then sign in with: hf auth login"
-    )
 
 
 @contextmanager
@@ -503,10 +503,7 @@ def _plain_errors(dataset: str) -> Iterator[None]:
     except UserError:
         raise
     except (DatasetsError, errors.HTTPError, OSError, ValueError) as error:
-        causes = [error, error.__cause__, error.__context__]
-        if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
-            raise _gated(dataset) from error
-        if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
+        if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in (error, error.__cause__)):
             raise UserError(f"--dataset {dataset}: the disk is full; HF_HOME can name another one") from error
         if isinstance(error, ConnectionError | errors.HTTPError):
             raise UserError(
@@ -770,13 +767,14 @@ def batches(
             parts.append([values[taken] for values in one_pass(number)])
             position += taken.stop - offset
         chosen, mirrored = (torch.cat(values) for values in zip(*parts, strict=True))
-        yield _to_float(images[chosen], mirrored if flip else None)
+        yield _to_float(images.index_select(0, chosen), mirrored if flip else None)
 
 
 def _to_float(pictures: Tensor, mirrored: Tensor | None) -> Tensor:
     """float32 [B, C, H, W] in [-1, 1] of uint8 pictures, those mirrored that `mirrored` [B] says."""
     if mirrored is not None:
-        pictures[mirrored] = pictures[mirrored].flip(-1)
+        for number in mirrored.nonzero().flatten().tolist():  # ten times as fast as an index for all of them
+            pictures[number] = pictures[number].flip(-1)
     return pictures.float().div_(127.5).sub_(1)
 
 
