@@ -156,6 +156,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reachable from other machines [127.0.0.1]")
     app.set_defaults(run=app_command)
 
+    bring = commands.add_parser("import", help="an original FastGAN checkpoint as a model folder")
+    bring.add_argument("source", metavar="SOURCE", help="file, or one on the Hub like user/repo:all_50000.pth")
+    bring.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    bring.add_argument("--weights", choices=("ema", "raw"), help="averaged or raw ones [ema when the file has them]")
+    bring.add_argument(
+        "--reestimate-batch-norm",
+        action="store_true",
+        help="measure batch-norm statistics afresh: helps when colours look shifted",
+    )
+    bring.add_argument("--license", help="of the source [what its card on the Hub says]")
+    bring.add_argument("--revision", help="branch, tag or commit on the Hub")
+    bring.set_defaults(run=import_command)
+
     options = parser.parse_args(arguments)
     return run(lambda: options.run(options))
 
@@ -228,3 +241,27 @@ def app_command(options: argparse.Namespace) -> None:
         allow_local=options.allow_local,
         mcp=options.mcp,
     )
+
+
+def import_command(options: argparse.Namespace) -> None:
+    """`fastgan import`: write a model folder from a checkpoint of another program."""
+    from fastgan.convert import import_checkpoint
+
+    done = import_checkpoint(
+        options.source,
+        options.out,
+        weights=options.weights,
+        reestimate=options.reestimate_batch_norm,
+        license=options.license,
+        revision=options.revision,
+    )
+    config, facts = done.config, done.facts
+    weights = {"ema": "averaged weights", "raw": "raw weights"}.get(facts["weights"], "weights as stored")
+    print(
+        f"Read {facts['source']} ({facts['layout']}, {weights}): "
+        f"{config.width}x{config.height}, {config.channels} channels, ngf {config.ngf}, z_dim {config.z_dim}"
+    )
+    print(f"Wrote {options.out}: {', '.join(done.files)}")
+    for remark in done.remarks:
+        print(remark)
+    print(f"Next: fastgan sample {options.out} --grid samples.png")
