@@ -57,7 +57,7 @@ class ModelConfig:
     output_activation: str = "none"  # "tanh" for pictures that can't leave [-1, 1], as published at 1024
 
     def __post_init__(self):
-        for name, low, high in (("height", 1, 8192), ("width", 1, 8192), ("z_dim", 1, 4096), ("ngf", 1, 512)):
+        for name, low, high in (("height", 0, 8192), ("width", 0, 8192), ("z_dim", 1, 4096), ("ngf", 1, 512)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UserError(f"{name}: expected a whole number from {low} to {high}, got {value!r}")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -58,7 +57,8 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{path}: could not be written ({reason}); free some space or choose another folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -143,10 +143,18 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def _download(model: str, revision: str | None, token, cache_dir, local_files_only: bool) -> Path:
     """The folder of a Hub model in the cache, its config checked before its weights are fetched."""
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+    from huggingface_hub.utils import validate_repo_id
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise UserError(f"{model}: neither a folder here nor a Hub id like user/fastgan-anime")
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        raise UserError(f"{model}: neither a folder here nor a Hub id like user/fastgan-anime") from None
     where = f"{model}@{revision}" if revision else model
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     try:

@@ -8,9 +8,11 @@ killed one would have gone, and two processes draw exactly what one process that
 import importlib.util
 import json
 import math
+import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,21 +107,13 @@ class Trainer:
     def __init__(self, config: TrainConfig, resume: bool = False):
         self.config = config
         self.folder = run_folder(config)
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.accumulate,
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_config=ProjectConfiguration(project_dir=str(self.folder)),
-            # Each process keeps the buffers of its own pictures: broadcasting them between the two backward passes of
-            # the discriminator's step changes tensors in place that the second one still needs.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
+        self.accelerator = self._start_accelerator()
         self.main = self.accelerator.is_main_process
         self.world = self.accelerator.num_processes
         self.stop = self.wish = GOING  # what is decided; what this process would have
         self.warned = False
         self.real_features: Tensor | None = None
-        self._check_batch()
+        self._check_processes()
         checkpoints = self._open_folder(resume)
 
         with self.accelerator.main_process_first():
@@ -232,18 +226,36 @@ class Trainer:
 
     # ------------------------------------------------------------------ setting up
 
-    def _check_batch(self) -> None:
+    def _start_accelerator(self) -> Accelerator:
         config = self.config
+        if config.report_to != "none":
+            _require(config.report_to, f"--report-to {config.report_to}")
+        try:
+            return Accelerator(
+                mixed_precision=config.mixed_precision,
+                gradient_accumulation_steps=config.accumulate,
+                log_with=None if config.report_to == "none" else config.report_to,
+                project_config=ProjectConfiguration(project_dir=str(self.folder)),
+                # Each process keeps the buffers of its own pictures: broadcasting them at every forward pass would
+                # change in place what the backward pass of an earlier one still needs.
+                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            )
+        except ValueError as error:  # a precision that this device doesn't have
+            raise UserError(f"--mixed-precision {config.mixed_precision}: {error}") from None
+
+    def _check_processes(self) -> None:
+        config = self.config
+        if self.world == 1 and self.accelerator.device.type == "cpu" and "MASTER_ADDR" in os.environ:
+            self.say(
+                "accelerate launch started one process: on CPUs it starts several only with MPI. For two processes: "
+                "ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 train.py ..."
+            )
         parts = config.accumulate * self.world
         if config.batch_size % parts or config.batch_size // parts < 2:
             raise UserError(
                 f"--batch-size {config.batch_size}: does not split into parts of at least 2 pictures for {self.world} "
                 f"processes × --accumulate {config.accumulate}; try {parts * max(2, config.batch_size // parts)}"
             )
-        if config.report_to == "tensorboard":
-            _require("tensorboard", "--report-to tensorboard")
-        elif config.report_to != "none":
-            _require(config.report_to, f"--report-to {config.report_to}")
 
     def _open_folder(self, resume: bool) -> list[Path]:
         """Make the run folder, or find the checkpoints in it."""
@@ -326,9 +338,12 @@ class Trainer:
         self.distance = None
         if config.reconstruction_weight:
             self.distance = PerceptualDistance(config.perceptual).to(self.accelerator.device)
-        self.generator, self.discriminator, self.g_optimizer, self.d_optimizer = self.accelerator.prepare(
-            generator, discriminator, g_optimizer, d_optimizer
-        )
+        with warnings.catch_warnings():
+            # PyTorch 2.15 renames the setting that Accelerate passes on; older ones know only this name.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.generator, self.discriminator, self.g_optimizer, self.d_optimizer = self.accelerator.prepare(
+                generator, discriminator, g_optimizer, d_optimizer
+            )
 
     def _parts(self) -> tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]:
         """What a checkpoint holds, by name."""

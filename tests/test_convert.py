@@ -3,6 +3,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.random import RandomState
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 import fastgan
+from fastgan.cli import main
 from fastgan.config import ModelConfig
 from fastgan.convert import (
     DISCRIMINATOR_NAMES,
@@ -415,3 +419,94 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (out / "mine.txt").unlink()
     import_checkpoint(str(source), out)
     assert fastgan.from_pretrained(out).config == ModelConfig(64, 64, z_dim=4, ngf=1)
+
+
+# ---------------------------------------------------------------------- the command, and the Hub
+
+
+def test_the_command_says_what_it_wrote_and_what_to_do_next(tmp_path, capsys):
+    source, out = saved(small_state(), tmp_path), tmp_path / "out"
+    assert main(["import", str(source), str(out), "--license", "mit"]) == 0
+    printed = capsys.readouterr().out
+    assert "Read model.pth (original FastGAN generator, weights as stored): 64x64" in printed
+    assert f"Wrote {out}: config.json, model.safetensors, import.json\n" in printed
+    assert "--reestimate-batch-norm" in printed
+    assert printed.endswith(f"Next: fastgan sample {out} --grid samples.png\n")
+    assert main(["import", str(source), str(out)]) == 2
+    assert capsys.readouterr().err == f"error: {out}: already there; choose a new folder\n"
+
+
+CALLS = """
+import contextlib, io, json, sys
+from fastgan.cli import main
+answers = []
+for call in json.loads(sys.argv[1]):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        code = main(["import", *call])
+    answers.append([code, printed.getvalue().strip()])
+print(json.dumps(answers))
+"""
+
+
+def on_the_hub(calls, environment, folder):
+    """Exit code and text of several calls of the command, in a process that knows only the local Hub."""
+    environment = {**environment, "PYTHONPATH": str(DATA.parents[1])}
+    command = [sys.executable, "-c", CALLS, json.dumps(calls)]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_file_on_the_hub_brings_its_commit_and_its_licence(hub, tmp_path):
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    state = small_state()
+    commits = {}
+    for name, card in (("licensed", "---\nlicense: mit\n---\n# A model\n"), ("bare", ""), ("odd", "---\n{[\n---\n")):
+        api.create_repo(f"tester/{name}", private=name == "bare")
+        for path, content in (("sub/100.pth", saved(state, tmp_path).read_bytes()), ("README.md", card.encode())):
+            if content:
+                commits[name] = api.upload_file(
+                    path_or_fileobj=content, path_in_repo=path, repo_id=f"tester/{name}"
+                ).oid
+    api.upload_file(path_or_fileobj=b"gone", path_in_repo="sub/100.pth", repo_id="tester/licensed")
+    api.create_repo("tester/large")
+    api.upload_file(path_or_fileobj=b"small", path_in_repo="100.pth", repo_id="tester/large")
+    hub.announce("tester/large", "100.pth", 100 * 2**30)
+    hub.fail("tester/broken", 500, times=None)
+    answers = on_the_hub(
+        [
+            ["tester/licensed:sub/100.pth", "licensed", "--revision", commits["licensed"]],
+            ["tester/bare:sub/100.pth", "bare"],
+            ["tester/odd:sub/100.pth", "odd"],
+            ["tester/odd:sub/100.pth", "given", "--license", "cc-by-4.0"],
+            ["tester/odd:absent.pth", "no"],
+            ["tester/absent:sub/100.pth", "no"],
+            ["tester/odd:sub/100.pth", "no", "--revision", "absent"],
+            ["tester/large:100.pth", "no"],
+            ["tester/broken:100.pth", "no"],
+        ],
+        hub.env(tmp_path / "home"),
+        tmp_path,
+    )
+    assert [code for code, _ in answers] == [0, 0, 0, 0, 2, 2, 2, 2, 2], answers
+    for name, license in (("licensed", "mit"), ("bare", "unknown"), ("odd", "unknown"), ("given", "cc-by-4.0")):
+        facts = json.loads((tmp_path / name / "import.json").read_text())
+        repo = "odd" if name == "given" else name
+        assert facts["source"] == f"tester/{repo}:sub/100.pth"
+        assert (facts["revision"], facts["license"]) == (commits[repo], license)
+    sentences = [text for _, text in answers[4:]]
+    assert sentences[0] == "error: tester/odd:absent.pth: the model has no file absent.pth"
+    assert "no such model" in sentences[1]
+    assert "has no revision absent" in sentences[2]
+    assert "announces 107,374,182,400 bytes" in sentences[3]
+    assert "error: tester/broken:100.pth:" in sentences[4] and "\n" not in sentences[4]
+    assert not (tmp_path / "no").exists()
+    assert not hub.seen("GET /tester/large")
+
+
+def test_a_hub_out_of_reach_is_one_sentence(hub, tmp_path):
+    environment = {**hub.env(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    [(code, text)] = on_the_hub([["tester/model:100.pth", "out"]], environment, tmp_path)
+    assert code == 2
+    assert "can't be reached" in text.splitlines()[-1]

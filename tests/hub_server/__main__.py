@@ -21,9 +21,7 @@ def main() -> None:
             print(f"A local Hub at {hub.endpoint}, repositories in {root}. In another terminal:\n")
             for name, value in hub.settings(root / "client-cache", hub.token).items():
                 print(f"export {name}={value}")
-            print(
-                f"\nYou are {hub.user}: push to {hub.user}/NAME. The token {hub.read_token} can only read. Ctrl+C ends."
-            )
+            print(f"\nYou are {hub.user}: push to {hub.user}/NAME. {hub.read_token} can only read. Ctrl+C ends.")
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:

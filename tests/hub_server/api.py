@@ -28,14 +28,14 @@ class User(NamedTuple):
     role: str  # "read" or "write"
 
 
-def create_app(storage: Storage, tokens: dict[str, User], page_size: int) -> FastAPI:
-    """The Hub over one storage; `page_size` is the number of entries in one page of a file list.
+def create_app(storage: Storage, tokens: dict[str, User]) -> FastAPI:
+    """The Hub over one storage; its `state.page_size` is the number of entries in one page of a file list.
 
     Paths reach the routes still quoted (see `misbehave.Middleware`), because `refs%2Fconvert%2Fparquet` is one
     revision while `refs/convert` would be two parts of a path.
     """
     app = FastAPI(openapi_url=None, redirect_slashes=False)
-    app.state.storage, app.state.tokens, app.state.page_size = storage, tokens, page_size
+    app.state.storage, app.state.tokens, app.state.page_size = storage, tokens, 1000
     app.state.signing_key = secrets.token_bytes(32)
     app.include_router(router)
     app.add_exception_handler(HubError, answer_error)

@@ -1,4 +1,4 @@
-"""The `hub` fixture. It sets, before `huggingface_hub` is imported, what that library reads from the environment once."""
+"""The `hub` fixture, and settings that `huggingface_hub` reads from the environment once, when imported."""
 
 import os
 

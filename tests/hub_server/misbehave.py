@@ -1,4 +1,4 @@
-"""Everything that goes between the network and the routes: what is recorded of a request, and what goes wrong with it."""
+"""Between the network and the routes: what is recorded of a request, and what goes wrong with it."""
 
 import asyncio
 import json

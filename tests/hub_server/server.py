@@ -1,4 +1,4 @@
-"""The local Hub as an object: it runs in a thread, has users and tokens, can be told to fail, and remembers requests."""
+"""The local Hub as an object: a server in a thread with users, tokens, failures to order, and a memory."""
 
 import os
 import re
@@ -21,16 +21,19 @@ class HubServer:
         root: folder of the repositories; one that was used before is read again.
         port: 0 takes a free one.
         users: each gets the tokens hf_write_NAME and hf_read_NAME; the first is `user`.
-        page_size: entries in one page of a file list.
     """
 
-    def __init__(self, root: Path, port: int = 0, users: tuple[str, ...] = ("tester", "other"), page_size: int = 1000):
+    def __init__(self, root: Path, port: int = 0, users: tuple[str, ...] = ("tester", "other")):
         self.user = users[0]
         self.token, self.read_token = f"hf_write_{self.user}", f"hf_read_{self.user}"
         self.storage = Storage(root)
         tokens = {f"hf_{role}_{name}": User(name, role) for name in users for role in ("write", "read")}
-        self._middleware = Middleware(create_app(self.storage, tokens, page_size))
-        self._socket = socket.create_server(("127.0.0.1", port))
+        self.app = create_app(self.storage, tokens)
+        self._middleware = Middleware(self.app)
+        # The protocol is named because asyncio turns off Nagle's algorithm, 40 ms an answer, only on such sockets.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", port))
         self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(self._middleware, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)

@@ -1,0 +1,234 @@
+"""The Style mix tab: contents down, styles across, every cell their mix; and one pair with a live slider."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import gradio as gr
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from fastgan.app.common import QUICK, Page, check_pixels, endpoint
+from fastgan.app.keys import read_keys
+from fastgan.app.pictures import name_of, serve_png
+from fastgan.models import GATE_LEVELS
+from fastgan.sampling import draw, mix_grid, to_pil
+
+MOST = 8  # contents, and styles
+CELL = 256  # pixels that the longer side of a cell has at most
+HEAD = 18  # pixels of a line of text
+LOOK = 0.7  # seconds between looks at a sheet that is still growing
+
+
+class MixTab(NamedTuple):
+    """What the page wires to other tabs."""
+
+    content: gr.Textbox
+    style: gr.Textbox
+    gates: gr.CheckboxGroup
+
+
+def mix_tab(page: Page) -> MixTab:
+    """Build the tab inside the current one."""
+
+    @endpoint
+    def mix(
+        model: str,
+        psi: float,
+        content: str,
+        style: str,
+        gates: list[int],
+        strength: float,
+        token: gr.OAuthToken | None = None,
+    ) -> Iterator[str]:
+        """Draw the paper's grid: contents down, styles across, every cell the mix of the two.
+
+        Args:
+            model: Hub id of a fastgan model, as user/name or user/name@revision.
+            psi: truncation from 0 to 2; 1 is off, lower is less varied with fewer accidents.
+            content: seeds that give shape and layout, like 0-3 or 5,9, at most 8.
+            style: seeds that drive the gates, at most 8.
+            gates: which skip-layer gates take the style, of 64, 128, 256 and 512; those a model lacks do nothing.
+            strength: 0 keeps the content's own gates, 1 takes the style's.
+
+        Returns:
+            One PNG: the styles' own pictures on top, the contents' on the left, the mixes between them.
+        """
+        found = page.open(model, token)
+        generator = found.generator
+        down = read_keys(generator, content, psi, "Content", MOST)
+        across = read_keys(generator, style, psi, "Style", MOST)
+        check_pixels(found, len(down.z) * len(across.z))
+        sheet = Sheet(generator.config, down.labels, across.labels)
+        for column, image in enumerate(draw(generator, across.z, across.noise)):
+            sheet.put(0, column + 1, image)
+        for row, image in enumerate(draw(generator, down.z, down.noise)):
+            sheet.put(row + 1, 0, image)
+        name, shown = name_of(found, "mix"), time.monotonic()
+        facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
+        taken = dict.fromkeys(gates, strength)
+        for cell, image in enumerate(mix_grid(generator, down.z, down.noise, across.z, taken)):
+            row, column = divmod(cell, len(across.z))
+            sheet.put(row + 1, column + 1, image)
+            if time.monotonic() - shown > LOOK:
+                yield serve_png(sheet.image, found, name, **facts)
+                shown = time.monotonic()
+        yield serve_png(sheet.image, found, name, **facts)
+
+    @endpoint
+    def mix_pair(
+        model: str,
+        psi: float,
+        content: str,
+        style: str,
+        gates: list[int],
+        strength: float,
+        token: gr.OAuthToken | None = None,
+    ) -> str:
+        """Draw one mix of a content and a style at full size.
+
+        Args:
+            model: Hub id of a fastgan model, as user/name or user/name@revision.
+            psi: truncation from 0 to 2; 1 is off, lower is less varied with fewer accidents.
+            content: the seed that gives shape and layout.
+            style: the seed that drives the gates.
+            gates: which skip-layer gates take the style, of 64, 128, 256 and 512; those a model lacks do nothing.
+            strength: 0 keeps the content's own gates, 1 takes the style's.
+
+        Returns:
+            A PNG.
+        """
+        found = page.open(model, token)
+        down = read_keys(found.generator, content, psi, "Content of the pair", 1)
+        across = read_keys(found.generator, style, psi, "Style of the pair", 1)
+        taken = dict.fromkeys(gates, strength)
+        [image] = mix_grid(found.generator, down.z, down.noise, across.z, taken)
+        facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
+        return serve_png(to_pil(image[0]), found, name_of(found, "mix", *down.labels, *across.labels), **facts)
+
+    with gr.Row():
+        content = page.linked("content", gr.Textbox("0-3", label="Content seeds, down", min_width=160, max_lines=1))
+        style = page.linked("style", gr.Textbox("4-7", label="Style seeds, across", min_width=160, max_lines=1))
+        gates = page.linked(
+            "gates",
+            gr.CheckboxGroup(list(GATE_LEVELS), value=list(GATE_LEVELS), label="Gates that take the style"),
+        )
+        strength = page.linked("strength", gr.Slider(0, 1, 1, step=0.05, label="From content (0) to style (1)"))
+        run = gr.Button("Mix", variant="primary", elem_id="draw-mix", min_width=100)
+    with gr.Row():
+        with gr.Column(scale=3):
+            sheet = gr.Image(
+                label="Styles on top, contents on the left: click a cell to take it as the pair",
+                type="filepath",
+                format="png",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="mixes",
+            )
+        with gr.Column(scale=2, min_width=260):
+            with gr.Row():
+                one = page.linked("one", gr.Textbox("0", label="Content", min_width=80, max_lines=1))
+                other = page.linked("other", gr.Textbox("4", label="Style", min_width=80, max_lines=1))
+            slider = page.linked(
+                "amount",
+                gr.Slider(0, 1, 0.5, step=0.02, label="From content (0) to style (1)", elem_id="amount"),
+            )
+            pair = gr.Image(
+                label="The pair",
+                type="filepath",
+                format="png",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="pair",
+            )
+
+    drawn = gr.on(
+        [run.click, content.submit, style.submit, gates.input, strength.release],
+        mix,
+        [page.model, page.psi, content, style, gates, strength],
+        sheet,
+        api_name="mix",
+        show_progress="minimal",
+        trigger_mode="always_last",
+        **QUICK,
+    )
+    pairs = [page.model, page.psi, one, other, gates, slider]
+    gr.on(
+        [slider.input, one.submit, other.submit],
+        mix_pair,
+        pairs,
+        pair,
+        api_name="mix_pair",
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **QUICK,
+    )
+    again = {"fn": mix_pair, "inputs": pairs, "outputs": pair, "show_progress": "hidden", "api_visibility": "private"}
+    drawn.success(**again, **QUICK)
+
+    @endpoint
+    def pick(
+        model: str, psi: float, content: str, style: str, event: gr.SelectData, token: gr.OAuthToken | None = None
+    ):
+        found = page.open(model, token)
+        down = typed(content, read_keys(found.generator, content, psi, "Content", MOST).labels)
+        across = typed(style, read_keys(found.generator, style, psi, "Style", MOST).labels)
+        row, column = Sheet(found.generator.config, down, across).cell_at(*event.index)
+        return down[max(0, row)], across[max(0, column)]
+
+    sheet.select(
+        pick,
+        [page.model, page.psi, content, style],
+        [one, other],
+        show_progress="hidden",
+        api_visibility="private",
+        **QUICK,
+    ).success(**again, **QUICK)
+    return MixTab(content, style, gates)
+
+
+def typed(text: str, labels: Sequence[str]) -> list[str]:
+    """What to type for each key of a text: its seed, or its whole code."""
+    codes = iter(part.strip() for part in text.split(",") if not part.strip()[:1].isdecimal())
+    return [label if label.isdecimal() else next(codes) for label in labels]
+
+
+class Sheet:
+    """A picture of all mixes, with the styles' and contents' own pictures and names along its edges.
+
+    Args:
+        config: of the model, for the shape of a cell.
+        down, across: what stands beside the rows and above the columns.
+    """
+
+    def __init__(self, config, down: Sequence[str], across: Sequence[str]):
+        shrink = max(1, max(config.width, config.height) // CELL)
+        self._cell = (config.width // shrink, config.height // shrink)
+        self._shape = (len(down), len(across))
+        width, height = ((count + 1) * (side + 2) for count, side in zip(self._shape[::-1], self._cell, strict=True))
+        self.image = Image.new("RGBA" if config.channels == 4 else "RGB", (width + HEAD, height + HEAD), "white")
+        pen, font = ImageDraw.Draw(self.image), ImageFont.load_default(12)
+        for column, label in enumerate(across):
+            x, _ = self._corner(0, column + 1)
+            pen.text((x + self._cell[0] / 2, HEAD / 2), label, "black", font, anchor="mm")
+        for row, label in enumerate(down):
+            _, y = self._corner(row + 1, 0)
+            name = Image.new("L", (self._cell[1], HEAD), 255)
+            ImageDraw.Draw(name).text((self._cell[1] / 2, HEAD / 2), label, 0, font, anchor="mm")
+            self.image.paste(name.rotate(90, expand=True), (0, y))
+
+    def put(self, row: int, column: int, image: Tensor) -> None:
+        """Place a picture, uint8 [1, C, H, W]; row 0 holds the styles and column 0 the contents."""
+        picture = to_pil(image[0])
+        if picture.size != self._cell:
+            picture = picture.resize(self._cell, Image.Resampling.BOX)
+        self.image.paste(picture, self._corner(row, column))
+
+    def cell_at(self, x: int, y: int) -> tuple[int, int]:
+        """Row and column, from 0, of the mix at a pixel; -1 for the edges."""
+        row = (y - HEAD) // (self._cell[1] + 2) - 1
+        column = (x - HEAD) // (self._cell[0] + 2) - 1
+        return min(row, self._shape[0] - 1), min(column, self._shape[1] - 1)
+
+    def _corner(self, row: int, column: int) -> tuple[int, int]:
+        return HEAD + column * (self._cell[0] + 2), HEAD + row * (self._cell[1] + 2)

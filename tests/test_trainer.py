@@ -1,0 +1,342 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import fastgan
+from fastgan import TrainConfig, UserError
+from fastgan.checkpoints import checkpoints_in
+from fastgan.trainer import Every, Trainer, frozen, train
+
+ROOT = Path(__file__).parents[1]
+EMOJI = ROOT / "examples" / "emoji_faces"
+TINY = ["--size", "32", "--ngf", "4", "--ndf", "4", "--z-dim", "16", "--eval-images", "0", "--log-every", "0.008kimg"]
+PARTS = ("generator", "discriminator", "ema", "optimizer_generator", "optimizer_discriminator")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of two dozen faces."""
+    folder = tmp_path_factory.mktemp("data") / "faces"
+    folder.mkdir()
+    for file in sorted(EMOJI.glob("*.webp"))[::8]:
+        shutil.copy(file, folder)
+    return str(folder)
+
+
+@pytest.fixture
+def tiny(tmp_path, cache, pictures):
+    """Settings of a run that takes a second or two."""
+
+    def make(name="run", **changes) -> TrainConfig:
+        settings = {
+            "dataset": pictures,
+            "cache_dir": cache,
+            "size": "32",
+            "ngf": 4,
+            "ndf": 4,
+            "z_dim": 16,
+            "eval_images": 0,
+            "max_steps": 4,
+            "log_every": "0.008kimg",
+            "output_dir": str(tmp_path / name),
+        }
+        return TrainConfig(**{**settings, **changes})
+
+    return make
+
+
+def newest(run: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a run's newest checkpoint, by file and name."""
+    checkpoint = checkpoints_in(Path(run) / "checkpoints")[-1]
+    return {f"{part}/{k}": v for part in PARTS for k, v in load_file(checkpoint / f"{part}.safetensors").items()}
+
+
+def assert_equal(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+def start(*arguments: str, launcher: tuple[str, ...] = (sys.executable,), **env: str) -> subprocess.Popen:
+    """train.py as a person starts it, in a group of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
+    return subprocess.Popen(
+        [*launcher, "train.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.02)
+
+
+def test_a_run_leaves_a_loadable_model_a_grid_and_a_log(tiny):
+    folder = train(tiny(eval_images=8, keep_checkpoints=1, checkpoint_every="0.016kimg"))
+    generator = fastgan.from_pretrained(folder)
+    assert generator.sample([0])[0].size == (32, 32)
+    assert Image.open(folder / "samples.png").size == (4 * 34 + 2, 4 * 34 + 2)
+    assert Image.open(folder / "reconstruction.png").size == (8 * 34 + 2, 5 * 34 + 2)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines if "loss/d" in line] == [8, 16, 24, 32]
+    assert lines[0]["loss/d"] > 0 and lines[0]["loss/reconstruction"] > 0
+    assert any("kid" in line for line in lines)
+    assert [path.name for path in checkpoints_in(folder / "checkpoints")] == ["checkpoint-0000000032"]
+    assert fastgan.from_pretrained(folder / "best").config == generator.config
+    assert TrainConfig.from_dict(json.loads((folder / "train_config.json").read_text())).max_steps == 4
+    assert not list(folder.rglob(".*"))
+
+
+def test_the_saved_model_draws_the_saved_grid(tiny):
+    folder = train(tiny())
+    grid = Image.open(folder / "samples.png")
+    picture = fastgan.from_pretrained(folder).sample([5])[0]
+    assert grid.crop((2 + 34, 2 + 34, 34 + 34, 34 + 34)).tobytes() == picture.tobytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": 1},
+        {"channels": 4, "augment": "color,translation,cutout"},
+        {"size": "32x48"},
+        {"reconstruction_weight": 0.0},
+        {"mixed_precision": "bf16"},
+        {"accumulate": 2},
+        {"streaming": True},
+        {"augment": "none", "flip": False, "fit": "pad"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_kind_of_run_trains(tiny, changes):
+    folder = train(tiny(max_steps=2, **changes))
+    line = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    assert line["images"] == 16
+    assert 0 < line["loss/d"] < 10
+    picture = fastgan.from_pretrained(folder).sample([0])[0]
+    assert picture.mode == {1: "L", 4: "RGBA"}.get(changes.get("channels"), "RGB")
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped_to_the_last_bit(tiny):
+    whole = train(tiny("whole"))
+    train(tiny("halves", max_steps=2))
+    halves = train(tiny("halves"), resume=True)
+    assert_equal(newest(whole), newest(halves))
+    assert (whole / "model.safetensors").read_bytes() == (halves / "model.safetensors").read_bytes()
+    assert (whole / "samples.png").read_bytes() == (halves / "samples.png").read_bytes()
+
+
+def test_saving_and_sampling_on_the_way_change_nothing(tiny):
+    quiet = train(tiny("quiet"))
+    busy = train(tiny("busy", sample_every="0.008kimg", checkpoint_every="0.008kimg", eval_images=8))
+    assert_equal(newest(quiet), newest(busy))
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tiny, tmp_path, cache, pictures):
+    whole = train(tiny("whole", max_steps=40))
+    run = tmp_path / "killed"
+    arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--max-steps", "40"]
+    arguments += ["--checkpoint-every", "0.008kimg", "--sample-every", "0.008kimg", "--output-dir", str(run)]
+    process = start(*arguments)
+    wait_for(lambda: len(checkpoints_in(run / "checkpoints")) >= 2, process)
+    for _ in range(2):  # the second time while it is on its way again
+        time.sleep(0.37)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        before = checkpoints_in(run / "checkpoints")[-1].name
+        assert before < "checkpoint-0000000320", "it finished before it was killed"
+        process = start("--resume", str(run))
+        wait_for(lambda seen=before: checkpoints_in(run / "checkpoints")[-1].name > seen, process)
+    assert process.wait(timeout=120) == 0
+    assert_equal(newest(whole), newest(run))
+    images = [json.loads(line)["images"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert images == sorted(set(images))
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures):
+    run = tmp_path / "run"
+    process = start("--dataset", pictures, "--cache-dir", cache, *TINY, "--output-dir", str(run))
+    wait_for(lambda: (run / "log.jsonl").exists(), process)
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert f"--resume {run}" in output and "Traceback" not in output
+    assert fastgan.from_pretrained(run).config.level == 32
+    assert len(checkpoints_in(run / "checkpoints")) == 1
+
+
+TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+
+
+def test_two_processes_follow_one_that_accumulates_two_halves(tiny, tmp_path, cache, pictures):
+    """What is compared: weights, averaged weights and Adam's moments after 2 + 2 steps with a resume between.
+
+    Batch norm sees 4 pictures at a time on either side, and all randomness is that of the same pictures, so they
+    differ only by the order in which gradients are added. Left out are the buffers: running statistics and spectral
+    norm's vectors belong to what each process has seen by itself, and the averaged generator measures its own.
+    """
+    one = train(tiny("one", accumulate=2))
+    run = str(tmp_path / "two")
+    arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--max-steps", "2", "--output-dir", run]
+    for more in (arguments, ["--resume", run, "--max-steps", "4"]):
+        process = start(*more, launcher=TWO, ACCELERATE_USE_CPU="1")
+        output = process.communicate(timeout=180)[0]
+        assert process.returncode == 0, output
+    ours, theirs = newest(one), newest(run)
+    assert ours.keys() == theirs.keys()
+    compared = [
+        name for name in ours if not name.endswith(("_u", "_v", "running_mean", "running_var", "num_batches_tracked"))
+    ]
+    assert len(compared) > 100
+    for name in compared:
+        # Adam's first steps divide by gradients as small as their rounding: a hundredth of a step is allowed.
+        torch.testing.assert_close(theirs[name].float(), ours[name].float(), rtol=1e-3, atol=2e-6, msg=name)
+
+
+def test_the_discriminator_holds_no_gradient_after_the_generators_step(tiny):
+    trainer = Trainer(tiny())
+    trainer.train_on(next(trainer._batches()))
+    assert all(parameter.grad is None for parameter in trainer.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+    trainer.close()
+
+
+def test_frozen_puts_back_the_flags_it_found():
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1).requires_grad_(False))
+    with pytest.raises(RuntimeError), frozen(network) as judge:
+        assert not any(parameter.requires_grad for parameter in judge.parameters())
+        raise RuntimeError
+    assert [parameter.requires_grad for parameter in network.parameters()] == [True, True, False, False]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoints(tiny):
+    train(tiny(max_steps=2))
+    config = tiny(max_steps=8)
+    trainer = Trainer(config, resume=True)
+    with torch.no_grad():
+        next(trainer.generator.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="no longer a number"):
+        trainer.run()
+    trainer.close()
+    assert [path.name for path in checkpoints_in(Path(config.output_dir) / "checkpoints")] == ["checkpoint-0000000016"]
+    assert all(tensor.isfinite().all() for tensor in newest(config.output_dir).values())
+
+
+def test_tensorboard_gets_figures_and_pictures(tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train(tiny(report_to="tensorboard"))
+    events = EventAccumulator(str(folder / "fastgan")).Reload()
+    assert "loss/d" in events.Tags()["scalars"]
+    assert "samples" in events.Tags()["images"]
+
+
+def test_a_time_budget_ends_the_run_with_everything_saved(tiny):
+    folder = train(tiny(max_steps=None, max_minutes=0.02))
+    assert len(checkpoints_in(folder / "checkpoints")) == 1
+    assert (folder / "model.safetensors").exists()
+
+
+def test_intervals_in_kimg_are_due_when_they_are_crossed():
+    every = Every("0.02kimg", 8)
+    assert [images for images in range(16, 72, 8) if every.due(images)] == [24, 40, 64]
+    never = Every("never", 0)
+    assert not never.due(10**9)
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The one line that train.py says, exit code 2 included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        from fastgan.cli import train_main
+
+        assert train_main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_bad_input_is_one_clear_line(capsys, tmp_path, cache, pictures):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "file").write_text("in the way")
+    out = str(tmp_path / "run")
+    good = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--output-dir", out]
+    assert "no pictures" in refusal(capsys, "--dataset", str(empty), "--output-dir", out)
+    assert "no such file or folder" in refusal(capsys, "--dataset", str(tmp_path / "nothing"), "--output-dir", out)
+    assert "power of two" in refusal(capsys, *good, "--size", "100")
+    assert "--batch-size 300" in refusal(capsys, *good, "--batch-size", "300")
+    assert "--accumulate" in refusal(capsys, *good, "--accumulate", "5")
+    assert "--mixed-precision fp16" in refusal(capsys, *good, "--mixed-precision", "fp16")
+    assert str(tmp_path / "file") in refusal(capsys, *good, "--output-dir", str(tmp_path / "file" / "run"))
+    assert not (Path(out) / "checkpoints").exists()
+
+
+def test_resuming_refuses_what_does_not_fit(capsys, tiny, tmp_path, pictures):
+    folder = train(tiny(max_steps=2))
+    assert "--ngf 4" in refusal(capsys, "--resume", str(folder), "--ngf", "8")
+    assert "holds a run already" in refusal(
+        capsys, "--dataset", pictures, *TINY, "--output-dir", str(folder), "--cache-dir", str(tmp_path)
+    )
+    assert "no such file" in refusal(capsys, "--resume", str(tmp_path / "nowhere"))
+    weights = checkpoints_in(folder / "checkpoints")[-1] / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "generator.safetensors" in refusal(capsys, "--resume", str(folder), "--max-steps", "4")
+
+
+FULL_DISK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+from fastgan.cli import train_main
+sys.exit(train_main(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_cannot_take_a_checkpoint_is_said_and_leaves_no_half_file(tmp_path, cache, pictures):
+    run = tmp_path / "run"
+    train(
+        TrainConfig(
+            dataset=pictures,
+            cache_dir=cache,
+            size="32",
+            max_steps=1,
+            ngf=4,
+            ndf=4,
+            z_dim=16,
+            eval_images=0,
+            output_dir=str(tmp_path / "fills the cache"),
+        )
+    )
+    arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--ngf", "32", "--max-steps", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *arguments, "--output-dir", str(run)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert not (run / "model.safetensors").exists()
+    assert not list(run.rglob(".*"))
