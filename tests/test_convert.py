@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.random import RandomState
 from huggingface_hub import HfApi
+from numpy.random import RandomState
 from safetensors.torch import load_file, save_file
 
 import fastgan
