@@ -133,13 +133,15 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What the console script `fastgan` runs. Returns the exit code."""
+    from fastgan.commands import add_commands  # it imports this module
+
     parser = Parser(
         prog="fastgan", description="Draw with a trained model, and show it. Training: python train.py --help"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     draw = commands.add_parser("sample", help="pictures for seeds, as a grid or as files")
-    _add_model(draw)
+    add_model(draw)
     draw.add_argument("--seeds", default="0-15", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]")
     draw.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
     draw.add_argument("--grid", type=Path, metavar="FILE.png", help="one picture with all of them")
@@ -169,11 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bring.add_argument("--revision", help="branch, tag or commit on the Hub")
     bring.set_defaults(run=import_command)
 
+    add_commands(commands)
+
     options = parser.parse_args(arguments)
     return run(lambda: options.run(options))
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model, and where it runs."""
     parser.add_argument("model", help="Hub id like user/fastgan-anime, or a run folder")
     parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
@@ -193,7 +198,7 @@ def sample_command(options: argparse.Namespace) -> None:
     if options.grid and options.grid.suffix.lower() != ".png":
         raise UserError(f"--grid {options.grid}: expected a name that ends in .png")
     seeds = parse_seeds(options.seeds)
-    generator = from_pretrained(options.model, revision=options.revision, device=_device(options.device))
+    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
     pictures = (picture for batch in sample(generator, seeds, options.psi) for picture in batch)
     model = Path(options.model).name if os.path.isdir(options.model) else options.model
 
@@ -215,7 +220,12 @@ def sample_command(options: argparse.Namespace) -> None:
         print(f"{len(seeds)} pictures in {options.grid}")
 
 
-def _device(name: str):
+def device(name: str):
+    """The torch device of that name.
+
+    Raises:
+        UserError: it is not there.
+    """
     import torch
 
     try:

@@ -256,6 +256,11 @@ class TrainConfig:
         """The parts of DiffAugment that are on, in the order they are applied."""
         return [] if self.augment in ("", "none") else [part.strip() for part in self.augment.split(",")]
 
+    @property
+    def teachers(self) -> list[str]:
+        """The feature networks that the model learns from, and whose figures therefore flatter it."""
+        return [self.perceptual] if self.reconstruction_weight else []
+
     def to_dict(self) -> dict[str, Any]:
         """What train_config.json holds."""
         return dataclasses.asdict(self)

@@ -610,7 +610,7 @@ def load_pictures(
     parse_color(background)
     found = _find_source(source, split, config_name, image_column, revision, token)
     how = {"size": tuple(size), "channels": channels, "fit": fit, "background": background}
-    cache = _cache_folder(cache_dir)
+    cache = cache_folder(cache_dir)
     request = _hash([PREPARATION, found.where, config_name, split, image_column, revision, how])
     with WeakFileLock(cache / f"{request}.lock"):  # of processes that start together, one decodes and the others wait
         earlier = sorted(cache.glob(f"{request}-*"), key=lambda entry: entry.stat().st_mtime)
@@ -632,7 +632,12 @@ def _hash(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def _cache_folder(cache_dir: Path | None) -> Path:
+def cache_folder(cache_dir: Path | None) -> Path:
+    """The folder for prepared pictures and their features, made; `fastgan` in the Hugging Face home when not given.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
     from huggingface_hub import constants
 
     folder = Path(cache_dir).expanduser() if cache_dir else Path(constants.HF_HOME, "fastgan")

@@ -10,7 +10,6 @@ from fastgan.errors import UserError
 from fastgan.metrics import (
     density_coverage,
     diversity,
-    evaluate,
     extract,
     feature_network,
     fid,
@@ -118,8 +117,19 @@ def test_density_and_coverage_count_real_balls():
 
 def test_distances_to_training_pictures_name_the_nearest():
     found = nearest_training(line(0.9, 7, 2), line(2, 0, 10))
-    assert found.distances.tolist() == pytest.approx([0.9, 3, 0])
-    assert found.indices.tolist() == [1, 2, 0]
+    assert found.distances[:, 0].tolist() == pytest.approx([0.9, 3, 0])
+    assert found.indices[:, 0].tolist() == [1, 2, 0]
+    two = nearest_training(line(0.9, 7), line(2, 0, 10), k=2)
+    assert two.distances.flatten().tolist() == pytest.approx([0.9, 1.1, 3, 5])
+    assert two.indices.tolist() == [[1, 0], [2, 0]]
+
+
+def test_a_training_picture_is_as_near_as_its_mirror_image():
+    found = nearest_training(line(0.9, 7), line(2, 0, 10), mirrored=line(1, 50, 60), k=2)
+    assert found.distances.flatten().tolist() == pytest.approx([0.1, 0.9, 3, 5])
+    assert found.indices.tolist() == [[0, 1], [2, 0]]
+    with pytest.raises(UserError, match="2 mirrored pictures for 3 real ones"):
+        nearest_training(line(0.9), line(2, 0, 10), mirrored=line(1, 50))
 
 
 def test_memorisation_measures_against_distances_between_training_pictures():
@@ -129,8 +139,25 @@ def test_memorisation_measures_against_distances_between_training_pictures():
     assert memorisation(fresh, real).distance_ratio == pytest.approx(1, abs=0.1)
     assert memorisation(near, real).near_share == 1
     assert memorisation(near, real).distance_ratio < 0.01
-    assert memorisation(real, real) == (1, 0)
+    assert memorisation(real, real)[:2] == (1, 0)
+    assert max(memorisation(real, real).generated) == 0
     assert memorisation(torch.cat([fresh[:300], real[:100]]), real).near_share == pytest.approx(0.29, abs=0.03)
+
+
+def test_mirrored_copies_show_and_a_picture_is_no_neighbour_of_its_own_mirror_image():
+    real = normal(300, 6)
+    mirrored = real * torch.tensor([-1, 1, 1, 1, 1, 1])
+    copies, fresh = mirrored[:50], normal(300, 6, seed=1)
+    assert memorisation(copies, real).near_share < 0.5
+    assert memorisation(copies, real, mirrored).near_share == 1
+    assert memorisation(copies, real, mirrored).distance_ratio == 0
+    assert memorisation(fresh, real, mirrored).near_share == pytest.approx(0.05, abs=0.04)
+    assert memorisation(fresh, real, mirrored).distance_ratio == pytest.approx(1, abs=0.1)
+    among_both = memorisation(fresh, real, mirrored).training
+    # By hand: distances to all others and to the mirror images of all others.
+    others = torch.cdist(real, torch.cat([real, mirrored])) + torch.eye(300).repeat(1, 2) * 1e9
+    levels = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+    assert among_both == pytest.approx(others.min(1).values.quantile(levels).tolist(), rel=1e-6)
 
 
 def test_diversity_is_the_mean_distance_of_pairs():
@@ -240,23 +267,14 @@ def test_grey_and_oblong_pictures_have_features(network):
     assert torch.equal(extract(network, grey), extract(network, grey.repeat(1, 3, 1, 1)))
 
 
-def test_evaluate_says_what_it_measured(network, faces, tmp_path):
-    figures = evaluate(
-        (batch for batch in faces[:12].split(5)),
-        faces[12:26],
-        network=network,
-        teachers=["efficientnet-lite0"],
-        fingerprint="faces",
-        cache_dir=tmp_path,
-    )
-    said = figures.to_dict()
+def test_figures_say_what_they_were_measured_with(network, real):
+    said = measure(real[:14], real[14:26], network, teachers=["efficientnet-lite0"]).to_dict()
     assert (said["real_images"], said["fake_images"]) == (14, 12)
     assert said["network"] == "efficientnet-lite0"
     assert said["resize"] == "antialiased bilinear to 224x224"
     assert said["network_taught_model"] is True
-    assert figures == evaluate(
-        faces[:12], [], network=network, teachers=["efficientnet-lite0"], fingerprint="faces", cache_dir=tmp_path
-    )  # the cache stands in for the real pictures
+    assert measure(real[:14], real[14:26], network).network_taught_model is False
+    assert measure(real[:14], real[14:26], network, teachers=None).network_taught_model is None
 
 
 def test_real_features_are_kept_apart_by_fingerprint_and_survive_damage(network, faces, tmp_path):

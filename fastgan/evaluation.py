@@ -1,0 +1,278 @@
+"""A model and a dataset to figures: what `fastgan evaluate` measures, writes and shows."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fastgan import __version__, data, metrics, sampling
+from fastgan.config import TrainConfig, read_json
+from fastgan.errors import UserError
+from fastgan.features import to_rgb
+from fastgan.hub import WEIGHTS_FILE, write_file
+from fastgan.metrics import MetricNetwork, Metrics, Nearest
+from fastgan.models import Generator
+
+METRICS_FILE = "metrics.json"
+SHEET_FILE = "nearest.png"
+FEATURES_FILE = Path("training", "features.safetensors")
+TRAIN_CONFIG_FILE = "train_config.json"
+DEFAULT_NETWORK = "efficientnet-lite2"  # it teaches no model, and is not the one that training keeps the best by
+MOST_IMAGES = 10_000  # drawn when no number is given
+SHEET_ROWS = 8
+SHEET_NEIGHBOURS = 5
+SHEET_SIDE = 128  # pixels of a picture on the sheet, at most
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A drawn picture and the training pictures nearest to it."""
+
+    seed: int
+    training: list[int]  # rows of the dataset, nearest first
+    distances: list[float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was found, and what it was found on."""
+
+    source: dict[str, Any]  # the dataset's facts, see :class:`fastgan.data.Pictures`
+    fingerprint: str  # of the dataset as prepared
+    size: tuple[int, int]  # height and width, pixels
+    seeds: str  # as given to :func:`fastgan.sampling.parse_seeds`
+    psi: float
+    results: list[Metrics]  # one per network
+    alike: list[Alike]  # the drawn pictures that come nearest to training pictures, under the first network
+    weights: str | None = None  # sha256 of model.safetensors, for a local model
+    version: str = field(default=__version__)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What metrics.json holds."""
+        alike = [{"seed": a.seed, "training": a.training, "distances": a.distances} for a in self.alike]
+        return {
+            "fastgan": self.version,
+            "dataset": self.source,
+            "fingerprint": self.fingerprint,
+            "size": list(self.size),
+            "seeds": self.seeds,
+            "psi": self.psi,
+            "weights_sha256": self.weights,
+            "results": [result.to_dict() for result in self.results],
+            "most_alike": alike,
+        }
+
+
+def evaluate(
+    generator: Generator,
+    pictures: data.Pictures,
+    networks: Sequence[str] = (DEFAULT_NETWORK,),
+    seeds: str | None = None,
+    psi: float = 1.0,
+    teachers: Sequence[str] | None = None,
+    cache_dir: Path | None = None,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Every figure of a generator against the pictures of a dataset.
+
+    Args:
+        generator: in eval mode, on the device that does the work.
+        pictures: of the generator's size and channels.
+        networks: whose features, by name; see :func:`fastgan.metrics.feature_network`.
+        seeds: which pictures to draw, like "0-203"; as many as there are real ones, at most 10,000, when not given.
+        psi: truncation.
+        teachers: names of the feature networks that taught the model; None where nobody knows.
+        cache_dir: where features of real pictures are kept; `fastgan` in the Hugging Face home when not given.
+        folder: where metrics.json, nearest.png and training/features.safetensors are written; nowhere when not given.
+        progress: show bars.
+
+    Raises:
+        UserError: fewer than 6 pictures on a side, a network that is not to be had, a folder that can't be written.
+    """
+    if not networks:
+        raise UserError("evaluate: name at least one network")
+    seeds = seeds or f"0-{min(len(pictures.images), MOST_IMAGES) - 1}"
+    numbers = sampling.parse_seeds(seeds)
+    built = [metrics.feature_network(name) for name in dict.fromkeys(networks)]  # missing ones are said at once
+    cache = data.cache_folder(cache_dir) / "features"
+    device = next(generator.parameters()).device
+
+    # Drawn once for all networks; drawing costs more than keeping the features of each.
+    fakes: list[list[Tensor]] = [[] for _ in built]
+    bar = tqdm(total=len(numbers), desc="Drawing", unit=" pictures", disable=not progress, leave=False)
+    for batch in sampling.sample(generator, numbers, psi):
+        for network, rows in zip(built, fakes, strict=True):
+            rows.append(metrics.extract(network, batch, device))
+        bar.update(len(batch))
+    bar.close()
+
+    results, alike = [], []
+    for network, parts in zip(built, fakes, strict=True):
+        fake = torch.cat(parts)
+        real, mirrored = (_real(pictures, network, cache, device, mirror, progress) for mirror in (False, True))
+        results.append(metrics.measure(real, fake, network, teachers, mirrored))
+        if network is not built[0]:
+            continue
+        nearest = metrics.nearest_training(fake, real, mirrored, min(SHEET_NEIGHBOURS, len(real)))
+        alike = most_alike(nearest, numbers)
+        if folder is not None:
+            save_features(folder, real, network, pictures.fingerprint)
+    weights = None if folder is None else weights_hash(folder)
+    size = (generator.config.height, generator.config.width)
+    found = Evaluation(pictures.source, pictures.fingerprint, size, seeds, psi, results, alike, weights)
+    if folder is not None:
+        text = json.dumps(found.to_dict(), indent=2) + "\n"
+        write_file(folder / METRICS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        save_sheet(folder, generator, pictures.images, alike, psi)
+    return found
+
+
+def most_alike(nearest: Nearest, seeds: Sequence[int], rows: int = SHEET_ROWS) -> list[Alike]:
+    """The drawn pictures that come nearest to training pictures, nearest first."""
+    order = nearest.distances[:, 0].argsort()[:rows].tolist()
+    return [Alike(seeds[i], nearest.indices[i].tolist(), nearest.distances[i].tolist()) for i in order]
+
+
+def save_sheet(folder: Path, generator: Generator, training: Tensor, alike: Sequence[Alike], psi: float = 1.0) -> None:
+    """Write nearest.png: on the left drawn pictures, beside each the training pictures that it comes nearest to.
+
+    Args:
+        folder: where.
+        generator: in eval mode; it draws its pictures again.
+        training: uint8 [N, C, H, W].
+        alike: the rows.
+        psi: truncation that they were found at.
+    """
+    drawn = sampling.sample(generator, [row.seed for row in alike], psi)
+    drawn = [picture for batch in drawn for picture in batch]
+    height, width = drawn[0].shape[1:]
+    scale = min(1.0, SHEET_SIDE / min(height, width))
+    cell = (round(width * scale), round(height * scale))
+    gap, line = max(2, cell[1] // 32), 16  # pixels: between pictures, and for a row's caption
+    columns = 1 + max(len(row.training) for row in alike)
+    size = (columns * (cell[0] + gap) + 3 * gap, len(alike) * (cell[1] + line + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, (picture, row) in enumerate(zip(drawn, alike, strict=True)):
+        top = gap + i * (cell[1] + line + gap)
+        for column, part in enumerate([picture, *(training[index] for index in row.training)]):
+            left = gap + column * (cell[0] + gap) + (2 * gap if column else 0)
+            sheet.paste(_thumbnail(part, cell), (left, top))
+            text = f"{row.distances[column - 1]:.1f}" if column else f"seed {row.seed}"
+            draw.text((left, top + cell[1] + 1), text, "#555555", font)
+    write_file(folder / SHEET_FILE, lambda path: sheet.save(path))
+
+
+def _thumbnail(picture: Tensor, size: tuple[int, int]) -> Image.Image:
+    opaque = to_rgb(picture[None].float() / 127.5 - 1)[0]
+    return sampling.to_pil(sampling.to_uint8(opaque)).resize(size, Image.Resampling.LANCZOS)
+
+
+def save_features(folder: Path, features: Tensor, network: MetricNetwork, fingerprint: str) -> None:
+    """Write training/features.safetensors: "features" [N, F] of the training pictures; whose they are as metadata."""
+    about = {"network": network.name, "resize": network.resize, "fingerprint": fingerprint}
+    content = {"features": features.contiguous()}
+    write_file(folder / FEATURES_FILE, lambda path: safetensors.torch.save_file(content, path, about))
+
+
+def weights_hash(folder: Path) -> str | None:
+    """sha256 of a folder's model.safetensors: says which state of a model figures belong to."""
+    try:
+        with open(folder / WEIGHTS_FILE, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def training_settings(model: Path) -> TrainConfig | None:
+    """What a local model was trained with, from its folder or, for best/, the one above; None where it is not said."""
+    for folder in (model, model.parent):
+        if (folder / TRAIN_CONFIG_FILE).is_file():
+            return TrainConfig.from_dict(read_json(folder / TRAIN_CONFIG_FILE), str(folder / TRAIN_CONFIG_FILE))
+    return None
+
+
+def _real(
+    pictures: data.Pictures, network: MetricNetwork, cache: Path, device: torch.device, mirror: bool, progress: bool
+) -> Tensor:
+    """Features of the real pictures, or of their mirror images, from the cache or into it."""
+
+    def batches() -> Iterator[Tensor]:
+        what = "Looking at mirrored pictures" if mirror else "Looking at real pictures"
+        with tqdm(total=len(pictures.images), desc=what, unit=" pictures", disable=not progress, leave=False) as bar:
+            for batch in pictures.images.split(metrics.BATCH):
+                yield batch.flip(-1) if mirror else batch
+                bar.update(len(batch))
+
+    fingerprint = f"{pictures.fingerprint} mirrored" if mirror else pictures.fingerprint
+    return metrics.real_features(batches(), fingerprint, network, cache, device)
+
+
+# ------------------------------------------------------------------------------------------------------------ in words
+
+ROWS = (  # label, how it is printed, how it is read
+    ("FID", "fid", "0 is best; leans high on few pictures"),
+    ("KID x1000", "kid", "0 is best; ± is its standard error"),
+    ("precision", "precision", "0 to 1: drawn pictures that look real"),
+    ("recall", "recall", "0 to 1: real pictures that could be drawn"),
+    ("density", "density", "about 1 for real pictures"),
+    ("coverage", "coverage", "0 to 1: real pictures with a drawn one nearby"),
+    ("diversity", "diversity", "1: as far from each other as real ones"),
+    ("copies", "near_share", "0.05 is usual; more hints at copies"),
+    ("distance", "distance_ratio", "to training pictures; 1 is usual, 0 a copy"),
+)
+
+
+def table(found: Evaluation, name: str) -> str:
+    """The figures as lines of text, every figure with its network, picture counts and resizing.
+
+    Args:
+        found: the figures.
+        name: of the model.
+    """
+    height, width = found.size
+    first = found.results[0]
+    cut = "" if found.psi == 1 else f", psi {found.psi:g}"
+    lines = [
+        f"{name}: {first.fake_images:,} drawn pictures (seeds {found.seeds}{cut}) against "
+        f"{first.real_images:,} real ones of {found.source['dataset']}, {width}x{height}",
+        "",
+    ]
+    names = [result.network + (" *" if result.network_taught_model else "") for result in found.results]
+    wide = [max(len(name), 14) for name in names]
+    lines.append(" " * 11 + "".join(f"{name:>{w + 2}}" for name, w in zip(names, wide, strict=True)))
+    for label, key, meaning in ROWS:
+        cells = "".join(f"{_cell(result, key):>{w + 2}}" for result, w in zip(found.results, wide, strict=True))
+        lines.append(f"{label:<11}{cells}   {meaning}")
+    lines.append("")
+    percents = "/".join(f"{100 * at:.0f}" for at in metrics.QUANTILES)
+    for result in found.results:
+        nearest, usual = (
+            " ".join(f"{distance:.1f}" for distance in distances)
+            for distances in (result.nearest_generated, result.nearest_training)
+        )
+        lines.append(f"{result.network}: pictures resized {result.resize}")
+        lines.append(
+            f"  distance to the nearest training picture at {percents} %: drawn {nearest}; training pictures {usual}"
+        )
+    if any(result.network_taught_model for result in found.results):
+        lines.append("* taught this model, so its figures flatter it")
+    if any(result.network_taught_model is None for result in found.results):
+        lines.append("What taught this model is not said; a network that did would flatter it")
+    return "\n".join(lines)
+
+
+def _cell(result: Metrics, key: str) -> str:
+    value = getattr(result, key)
+    if key == "kid":
+        return f"{1000 * value:.1f} ± {1000 * result.kid_std:.1f}"
+    return f"{value:.1f}" if key == "fid" else f"{value:.3f}"
