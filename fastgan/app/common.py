@@ -7,9 +7,10 @@ import inspect
 import json
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
@@ -20,9 +21,12 @@ from fastgan.errors import UserError
 log = logging.getLogger("fastgan.app")
 
 MAX_PIXELS = 2**26  # in one answer: 64 pictures of 1024 by 1024
-QUICK = {"concurrency_id": "quick", "concurrency_limit": 2}  # answers within seconds
-LONG = {"concurrency_id": "long", "concurrency_limit": 1}  # films and projections, which nothing quick waits for
+QUICK = {"concurrency_id": "quick", "concurrency_limit": 8}  # answers within seconds, which take turns at drawing
+LONG = {"concurrency_id": "long", "concurrency_limit": 2}  # films and projections, which nothing quick waits for
+TURNS = 2  # pictures drawn at the same time
 MAX_LINK_TEXT = 12_000  # characters of one text taken from an address
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Page:
     model: gr.Dropdown
     psi: gr.Slider
     link: dict[str, Component] = field(default_factory=dict)
+    turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(TURNS))
 
     def linked(self, name: str, component: Component) -> Component:
         """The component, whose value the address holds from now on under this name."""
@@ -42,6 +47,15 @@ class Page:
     def open(self, model: str, token: gr.OAuthToken | None) -> Found:
         """The model that the box names, as this visitor may see it."""
         return self.models.get(model, token.token if token else None)
+
+    def in_turn(self, drawing: Iterator[T]) -> Iterator[T]:
+        """The same pictures, visitors taking turns: whoever asks for many does not hold up who asks for one."""
+        while True:
+            with self.turns:
+                picture = next(drawing, None)
+            if picture is None:
+                return
+            yield picture
 
 
 def endpoint(function: Callable) -> Callable:

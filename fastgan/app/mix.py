@@ -60,14 +60,15 @@ def mix_tab(page: Page) -> MixTab:
         across = read_keys(generator, style, psi, "Style", MOST)
         check_pixels(found, len(down.z) * len(across.z))
         sheet = Sheet(generator.config, down.labels, across.labels)
-        for column, image in enumerate(draw(generator, across.z, across.noise)):
+        for column, image in enumerate(page.in_turn(draw(generator, across.z, across.noise))):
             sheet.put(0, column + 1, image)
-        for row, image in enumerate(draw(generator, down.z, down.noise)):
+        for row, image in enumerate(page.in_turn(draw(generator, down.z, down.noise))):
             sheet.put(row + 1, 0, image)
         name, shown = name_of(found, "mix"), time.monotonic()
         facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
         taken = dict.fromkeys(gates, strength)
-        for cell, image in enumerate(mix_grid(generator, down.z, down.noise, across.z, taken)):
+        mixes = page.in_turn(mix_grid(generator, down.z, down.noise, across.z, taken))
+        for cell, image in enumerate(mixes):
             row, column = divmod(cell, len(across.z))
             sheet.put(row + 1, column + 1, image)
             if time.monotonic() - shown > LOOK:
@@ -102,44 +103,57 @@ def mix_tab(page: Page) -> MixTab:
         down = read_keys(found.generator, content, psi, "Content of the pair", 1)
         across = read_keys(found.generator, style, psi, "Style of the pair", 1)
         taken = dict.fromkeys(gates, strength)
-        [image] = mix_grid(found.generator, down.z, down.noise, across.z, taken)
+        [image] = page.in_turn(mix_grid(found.generator, down.z, down.noise, across.z, taken))
         facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
         return serve_png(to_pil(image[0]), found, name_of(found, "mix", *down.labels, *across.labels), **facts)
 
     with gr.Row():
-        content = page.linked("content", gr.Textbox("0-3", label="Content seeds, down", min_width=160, max_lines=1))
-        style = page.linked("style", gr.Textbox("4-7", label="Style seeds, across", min_width=160, max_lines=1))
+        content = page.linked("content", gr.Textbox("0-3", label="Content seeds, down", min_width=140, max_lines=1))
+        style = page.linked("style", gr.Textbox("4-7", label="Style seeds, across", min_width=140, max_lines=1))
         gates = page.linked(
             "gates",
-            gr.CheckboxGroup(list(GATE_LEVELS), value=list(GATE_LEVELS), label="Gates that take the style"),
+            gr.CheckboxGroup(
+                list(GATE_LEVELS), value=list(GATE_LEVELS), label="Gates that take the style", min_width=280
+            ),
         )
-        strength = page.linked("strength", gr.Slider(0, 1, 1, step=0.05, label="From content (0) to style (1)"))
-        run = gr.Button("Mix", variant="primary", elem_id="draw-mix", min_width=100)
+        strength = page.linked(
+            "strength",
+            gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0 is content, 1 is style", min_width=180),
+        )
+    run = gr.Button("Mix", variant="primary", elem_id="draw-mix")
     with gr.Row():
-        with gr.Column(scale=3):
+        with gr.Column(scale=3, min_width=280):
+            gr.Markdown("Styles on top, contents on the left. Click a cell to look at that pair.")
             sheet = gr.Image(
-                label="Styles on top, contents on the left: click a cell to take it as the pair",
+                label="Every content with every style",
+                show_label=False,
+                alt_text="Mixing grid: styles on top, contents on the left",
                 type="filepath",
                 format="png",
                 interactive=False,
                 buttons=["download", "fullscreen"],
                 elem_id="mixes",
+                elem_classes="shown",
             )
-        with gr.Column(scale=2, min_width=260):
+        with gr.Column(scale=2, min_width=280):
+            gr.Markdown("One pair, from content to style.")
             with gr.Row():
                 one = page.linked("one", gr.Textbox("0", label="Content", min_width=80, max_lines=1))
                 other = page.linked("other", gr.Textbox("4", label="Style", min_width=80, max_lines=1))
             slider = page.linked(
                 "amount",
-                gr.Slider(0, 1, 0.5, step=0.02, label="From content (0) to style (1)", elem_id="amount"),
+                gr.Slider(0, 1, 0.5, step=0.02, label="Strength", info="0 is content, 1 is style", elem_id="amount"),
             )
             pair = gr.Image(
                 label="The pair",
+                show_label=False,
+                alt_text="The content with the style",
                 type="filepath",
                 format="png",
                 interactive=False,
                 buttons=["download", "fullscreen"],
                 elem_id="pair",
+                elem_classes="shown",
             )
 
     drawn = gr.on(

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 import gradio as gr
 
 from fastgan.app.common import QUICK, Page, click_when_there, endpoint, read_address, write_address
+from fastgan.app.explore import explore_tab
+from fastgan.app.interpolate import interpolate_tab
+from fastgan.app.mix import mix_tab
 from fastgan.app.models import ModelCache
 from fastgan.app.sample import sample_tab
 from fastgan.errors import UserError
@@ -13,11 +16,28 @@ from fastgan.hub import from_pretrained
 from fastgan.models import Generator
 
 TITLE = "FastGAN"
+HINT = "Type a model's id above, and press Enter."
 MAX_WAITING = 200  # requests; the next visitor is told to come back
 KEPT = (600, 3600)  # seconds: how often served files are cleaned up, and how old they get
 MAX_UPLOAD = "20mb"
 RECENT = 8  # models remembered in the visitor's own browser
-THEME = gr.themes.Soft(primary_hue="violet", font=["ui-sans-serif", "system-ui", "sans-serif"])
+THEME = gr.themes.Soft(
+    primary_hue="violet", neutral_hue="zinc", font=["ui-sans-serif", "system-ui", "sans-serif"]
+).set(
+    block_title_background_fill="none",
+    block_title_padding="0",
+    block_title_text_color="*body_text_color",
+    block_title_text_weight="500",
+    button_large_text_weight="500",
+    button_small_text_weight="500",
+)
+# As many pictures side by side as there is room for, and small pictures shown as large as large ones.
+CSS = """
+.gradio-container { width: 100%; max-width: 1280px !important; margin: auto; }
+.pictures .grid-wrap { max-height: none !important; }
+.pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)) !important; }
+.shown img, .shown video { width: 100% !important; max-height: 72vh !important; object-fit: contain; }
+"""
 
 
 def build_demo(
@@ -70,6 +90,7 @@ def launch(
             server_name=host,
             server_port=port,
             theme=THEME,
+            css=CSS,
             max_file_size=MAX_UPLOAD,
             mcp_server=mcp,
             ssr_mode=False,
@@ -79,9 +100,18 @@ def launch(
         raise UserError(f"--port {port or 'from 7860'}: {error}") from None
 
 
+def add_seed(tab: str, replace: bool) -> str:
+    """JavaScript that adds a seed to a field of a tab, or puts it there alone; the tab is to be drawn anew."""
+    together = "String(seed)" if replace else 'text.trim() ? text + "," + seed : String(seed)'
+    return f"""(text, seed) => {{
+        delete window.fastganDrawn["{tab}"];
+        return {together};
+    }}"""
+
+
 def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=KEPT) as demo:
-        with gr.Row(equal_height=True):
+        with gr.Row():
             model = gr.Dropdown(
                 offered,
                 value=offered[0] if offered else None,
@@ -103,9 +133,10 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
                 min_width=200,
                 elem_id="psi",
             )
-            copy = gr.Button("Copy link", min_width=100, scale=0, elem_id="copy-link")
         page = Page(cache, model, psi, {"model": model, "psi": psi})
-        about_model = gr.Markdown("Type a model's id above, and press Enter.", elem_id="about-model")
+        with gr.Row():
+            about_model = gr.Markdown(HINT, elem_id="about-model")
+            copy = gr.Button("Copy link", size="sm", min_width=110, scale=0, elem_id="copy-link")
         if os.getenv("OAUTH_CLIENT_ID"):
             gr.LoginButton("Sign in for your private models", size="sm")
         commit = gr.Textbox(visible="hidden", elem_id="commit")
@@ -114,10 +145,18 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
 
         with gr.Tabs(selected="sample") as tabs:
             with gr.Tab("Sample", id="sample") as on_sample:
-                sample_tab(page)
+                sampled = sample_tab(page)
+            with gr.Tab("Interpolate", id="interpolate") as on_interpolate:
+                walked = interpolate_tab(page)
+            with gr.Tab("Style mix", id="mix") as on_mix:
+                mixed = mix_tab(page)
+            with gr.Tab("Explore", id="explore") as on_explore:
+                explored = explore_tab(page)
 
         @endpoint
         def describe(model: str, recent: list[str], token: gr.OAuthToken | None = None):
+            if not model:
+                return HINT, "", gr.skip(), gr.skip()
             found = page.open(model, token)
             config = found.generator.config
             where = f" at `{found.revision[:10]}`" if found.revision else ""
@@ -139,15 +178,32 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
             "api_visibility": "private",
             **QUICK,
         }
-        draw_here = "(tab, model) => { if (!model) return;" + click_when_there("'draw-' + tab") + "}"
-        then_draw = {"fn": None, "inputs": [tab, model], "js": draw_here, "api_visibility": "private"}
+        then_draw = {"fn": None, "inputs": [tab, model, psi], "js": DRAW_HERE, "api_visibility": "private"}
 
         demo.load(
             restore, None, [tabs, *page.link.values()], queue=False, show_progress="hidden", api_visibility="private"
-        ).then(**opened).success(**then_draw)
-        model.input(**opened).success(**then_draw)
+        ).then(**opened).success(None, js=OPENED, api_visibility="private").success(**then_draw)
+        model.input(**opened).success(None, js=OPENED, api_visibility="private").success(**then_draw)
         psi.release(**then_draw)
-        on_sample.select(None, None, tab, js="() => 'sample'", api_visibility="private")
+        shown = {"sample": on_sample, "interpolate": on_interpolate, "mix": on_mix, "explore": on_explore}
+        for name, chosen in shown.items():
+            chosen.select(None, None, tab, js=f"() => '{name}'", api_visibility="private").then(**then_draw)
+
+        def send(button: gr.Button, there: str, field: gr.Textbox, replace: bool = False) -> None:
+            add = add_seed(there, replace)
+            button.click(None, [field, sampled.picked], field, js=add, api_visibility="private").then(
+                lambda: (gr.Tabs(selected=there), there),
+                None,
+                [tabs, tab],
+                queue=False,
+                show_progress="hidden",
+                api_visibility="private",
+            ).then(**then_draw)
+
+        send(sampled.to_interpolate, "interpolate", walked.keys)
+        send(sampled.to_content, "mix", mixed.content)
+        send(sampled.to_style, "mix", mixed.style)
+        send(sampled.to_explore, "explore", explored.start, replace=True)
         gr.on(
             [component.change for component in page.link.values()],
             None,
@@ -155,16 +211,24 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
             js=write_address(page.link),
             api_visibility="private",
         )
-        copy.click(None, commit, js=COPY_LINK, api_visibility="private")
+        copy.click(None, [model, commit], js=COPY_LINK, api_visibility="private")
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
     return demo
 
 
+# Presses the tab's own button, once for each model and truncation: coming back to a tab finds it as it was. Until the
+# page has opened its model, tabs that show up draw nothing, or they would draw before the address has been read.
+DRAW_HERE = f"""(tab, model, psi) => {{
+    const drawn = window.fastganDrawn, wanted = model + " " + psi;
+    if (!drawn || !model || drawn[tab] === wanted) return;
+    drawn[tab] = wanted;{click_when_there("'draw-' + tab")}
+}}"""
+OPENED = "() => { window.fastganDrawn ??= {}; }"
+
 # A copied link names the commit, so that it shows the same pictures after the model is trained further.
-COPY_LINK = """(commit) => {
+COPY_LINK = """(model, commit) => {
     const url = new URL(window.location.href);
-    const model = url.searchParams.get("model");
-    if (commit && model) url.searchParams.set("model", model.split("@")[0] + "@" + commit);
+    if (model) url.searchParams.set("model", commit ? model.split("@")[0] + "@" + commit : model);
     navigator.clipboard.writeText(url.href);
     const button = document.getElementById("copy-link"), label = button.textContent;
     button.textContent = "Copied";

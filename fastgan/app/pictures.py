@@ -11,9 +11,11 @@ from pathlib import Path
 
 from gradio.utils import get_upload_folder
 from PIL import Image
+from torch import Tensor
 
 from fastgan.app.models import Found
 from fastgan.sampling import png_info
+from fastgan.video import write_video
 
 
 def serve(data: bytes, name: str) -> str:
@@ -42,6 +44,13 @@ def serve_png(image: Image.Image, found: Found, name: str, **facts: object) -> s
     # Level 4 is three times as quick as the default and the file a few per cent larger.
     image.save(buffer, "PNG", pnginfo=png_info(found.name, found.revision, **facts), compress_level=4)
     return serve(buffer.getvalue(), f"{name}.png")
+
+
+def serve_film(frames: Tensor, name: str, fps: int) -> str:
+    """Path of the frames, uint8 [N, C, H, W], as a film in the format that the name ends in."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_video(frames, path := Path(folder, name), fps)
+        return serve(path.read_bytes(), name)
 
 
 def serve_zip(paths: Sequence[str], name: str, texts: Mapping[str, str]) -> str:

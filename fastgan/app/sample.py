@@ -49,7 +49,7 @@ def sample_tab(page: Page) -> SampleTab:
         check_pixels(found, count)
         seeds = range(seed, seed + count)
         pictures, shown = [], -float("inf")
-        drawn = (image for batch in draw_seeds(found.generator, seeds, psi) for image in batch)
+        drawn = (image for batch in page.in_turn(draw_seeds(found.generator, seeds, psi)) for image in batch)
         for number, image in zip(seeds, drawn, strict=True):
             name = name_of(found, f"seed{number}")
             pictures.append((serve_png(to_pil(image), found, name, seed=number, psi=psi), f"seed {number}"))
@@ -76,28 +76,34 @@ def sample_tab(page: Page) -> SampleTab:
         name = name_of(found, f"seeds{seed}-{seed + count - 1}")
         return serve_zip([path for path, _ in pictures], name, {"how.json": json.dumps(facts, indent=2) + "\n"})
 
-    with gr.Row(equal_height=True):
+    with gr.Row():
         seed = page.linked("seed", gr.Number(0, label="First seed", precision=0, minimum=0, min_width=120))
         count = page.linked("count", gr.Slider(1, MAX_COUNT, 16, step=1, precision=0, label="How many", min_width=160))
-        dice = gr.Button("Roll the dice", min_width=120)
-        draw = gr.Button("Draw", variant="primary", elem_id="draw-sample", min_width=120)
+    with gr.Row():
+        draw = gr.Button("Draw", variant="primary", elem_id="draw-sample", min_width=100)
+        dice = gr.Button("Roll the dice", min_width=100)
+        pack = gr.Button("All as ZIP", min_width=100)
+    packed = gr.DownloadButton("ZIP", visible="hidden", elem_id="sample-zip")
     gallery = gr.Gallery(
-        label="Pictures: click one to look closer, to keep it, or to take it along",
+        label="Pictures",
+        show_label=False,
         format="png",
-        columns=4,
         height="auto",
         object_fit="contain",
         buttons=["download", "fullscreen"],
+        interactive=False,
         elem_id="pictures",
+        elem_classes="pictures",
     )
-    with gr.Row(equal_height=True):
+    gr.Markdown("Click a picture to look closer, to keep it, or to take its seed along:")
+    with gr.Row():
         picked = gr.Number(0, label="Chosen seed", precision=0, minimum=0, min_width=120, elem_id="picked")
-        to_interpolate = gr.Button("→ Interpolate", min_width=120)
-        to_content = gr.Button("→ Mix, as content", min_width=120)
-        to_style = gr.Button("→ Mix, as style", min_width=120)
-        to_explore = gr.Button("→ Explore", min_width=120)
-        pack = gr.Button("All as ZIP", min_width=120)
-    packed = gr.DownloadButton("ZIP", visible="hidden", elem_id="sample-zip")
+        with gr.Column(scale=4, min_width=240):
+            with gr.Row():
+                to_interpolate = gr.Button("Interpolate", min_width=110)
+                to_content = gr.Button("Mix as content", min_width=110)
+                to_style = gr.Button("Mix as style", min_width=110)
+                to_explore = gr.Button("Explore", min_width=110)
 
     inputs = [page.model, page.psi, seed, count]
     gr.on(
