@@ -1,0 +1,74 @@
+"""The page as a person meets it: a local Hub with small models, and `fastgan app` in a process of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+
+from fastgan.config import ModelConfig
+from fastgan.ema import reestimate_batch_norm
+from fastgan.hub import save_model
+from fastgan.models import Generator
+
+ROOT = Path(__file__).parent.parent
+STARTS_WITHIN = 60  # seconds
+
+
+def make_model(folder: Path, size: int = 64, ngf: int = 8, channels: int = 3, seed: int = 0) -> Generator:
+    """Write a model with random weights whose pictures differ from seed to seed, and give it as it will be loaded."""
+    torch.manual_seed(seed)
+    generator = Generator(ModelConfig(size, size, channels=channels, z_dim=32, ngf=ngf, output_activation="tanh"))
+    for name, parameter in generator.named_parameters():
+        if "noise" in name:
+            parameter.data.fill_(0.1)
+    generator.to_full.parametrizations.weight.original.data.normal_()
+    reestimate_batch_norm(generator)
+    save_model(generator.eval(), folder)
+    return generator
+
+
+def push(hub, folder: Path, name: str, private: bool = False) -> str:
+    """Put a model folder on the local Hub, and give its id."""
+    api = HfApi(hub.endpoint, token=hub.token)
+    repo = f"{hub.user}/{name}"
+    api.create_repo(repo, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repo, folder_path=folder)
+    return repo
+
+
+@contextmanager
+def app_running(*arguments: str, env: dict[str, str], log: Path):
+    """`fastgan app` with these arguments; gives its address, and ends it afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, ROOT / "app.py", *arguments, "--port", str(port)]
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | env | {"PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(STARTS_WITHIN * 10):
+            if process.poll() is not None:
+                raise RuntimeError(f"the app ended: {log.read_text()}")
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)

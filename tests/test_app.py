@@ -1,0 +1,319 @@
+"""The page as a person uses it, in a real browser, with models on the local Hub."""
+
+import io
+import json
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client
+from PIL import Image
+
+import fastgan
+from fastgan.sampling import mix_grid, sample, seeded_inputs, to_pil
+from tests.app_server import app_running, make_model, push
+from tests.hub_server.server import HubServer
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE = 60_000  # milliseconds; machines that do other things too are slow
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def hub(home):
+    with HubServer(home / "hub") as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def generator(home):
+    return make_model(home / "model")
+
+
+@pytest.fixture(scope="module")
+def repo(hub, home, generator):
+    return push(hub, home / "model", "fastgan-blobs")
+
+
+@pytest.fixture(scope="module")
+def app(hub, home, repo):
+    """Address of the page."""
+    with app_running(repo, env=hub.env(home / "cache", token=""), log=home / "app.log") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page of a fresh visitor; whatever the browser complains about fails the test."""
+    with visitor(browser) as page:
+        yield page
+
+
+class visitor:
+    def __init__(self, browser, **options):
+        self.browser, self.options, self.complaints = browser, options, []
+
+    def __enter__(self):
+        self.context = self.browser.new_context(**self.options)
+        self.context.set_default_timeout(PATIENCE)
+        page = self.context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        return page
+
+    def __exit__(self, kind, *rest):
+        self.context.close()
+        assert kind or not self.complaints, self.complaints
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    return Client(app, verbose=False)
+
+
+def count_of(page, selector: str, number: int) -> None:
+    page.wait_for_function("([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, number])
+
+
+def picture_at(page, selector: str) -> np.ndarray:
+    """The picture that the page shows, as the server gave it."""
+    return pixels(urllib.request.urlopen(page.locator(selector).first.get_attribute("src")).read())
+
+
+def pixels(data: bytes | str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data) if isinstance(data, bytes) else data))
+
+
+def facts(data: bytes | str) -> dict[str, str]:
+    return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).text
+
+
+def shown(page, selector: str = "#pictures .thumbnail-item img") -> list[np.ndarray]:
+    return [pixels(urllib.request.urlopen(i.get_attribute("src")).read()) for i in page.locator(selector).all()]
+
+
+def wait_for_film(page) -> dict:
+    """What the browser's own decoder says of the film."""
+    page.wait_for_function("() => { const v = document.querySelector('#film video'); return v && v.readyState >= 3; }")
+    return page.eval_on_selector(
+        "#film video", "v => ({duration: v.duration, width: v.videoWidth, height: v.videoHeight})"
+    )
+
+
+def open_page(page, address: str) -> None:
+    page.goto(address)
+    count_of(page, "#pictures .thumbnail-item img", 16)
+
+
+# ---------------------------------------------------------------------- sample
+
+
+def test_pictures_are_there_when_the_page_opens_and_are_those_of_the_python_api(app, page, repo, hub, home):
+    open_page(page, app)
+    loaded = fastgan.from_pretrained(home / "model")
+    expected = [np.asarray(picture) for picture in loaded.sample(range(16))]
+    assert all(np.array_equal(a, b) for a, b in zip(shown(page), expected, strict=True))
+    assert not np.array_equal(expected[0], expected[1])
+    assert repo in page.locator("#about-model").inner_text()
+
+
+def test_each_picture_carries_how_to_draw_it_again(app, page, repo):
+    open_page(page, app)
+    link = page.locator("#pictures .thumbnail-item img").nth(3).get_attribute("src")
+    info = facts(urllib.request.urlopen(link).read())
+    assert link.endswith("fastgan-blobs-seed3.png")
+    assert (info["fastgan:model"], info["fastgan:seed"], info["fastgan:psi"]) == (repo, "3", "1")
+    assert len(info["fastgan:revision"]) == 40
+
+
+def test_count_seed_and_dice(app, page, generator):
+    open_page(page, app)
+    page.get_by_label("First seed").fill("100")
+    page.get_by_label("number input for How many").fill("3")
+    page.get_by_role("button", name="Draw", exact=True).first.click()
+    page.wait_for_selector("#pictures img[alt='seed 102']")
+    count_of(page, "#pictures .thumbnail-item img", 3)
+    assert np.array_equal(shown(page)[2], np.asarray(generator.sample([102])[0]))
+    page.get_by_role("button", name="Roll the dice").click()
+    page.wait_for_selector("#pictures img[alt='seed 102']", state="detached")
+    rolled = int(page.get_by_label("First seed").input_value())
+    page.wait_for_selector(f"#pictures img[alt='seed {rolled}']")
+
+
+def test_all_pictures_come_as_a_zip(app, page, generator):
+    page.goto(f"{app}?count=2&seed=7")
+    count_of(page, "#pictures .thumbnail-item img", 2)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="All as ZIP").click()
+    archive = zipfile.ZipFile(download.value.path())
+    assert archive.namelist() == ["fastgan-blobs-seed7.png", "fastgan-blobs-seed8.png", "how.json"]
+    assert np.array_equal(pixels(archive.read("fastgan-blobs-seed8.png")), np.asarray(generator.sample([8])[0]))
+    assert json.loads(archive.read("how.json"))["seeds"] == [7, 8]
+
+
+def test_a_clicked_picture_goes_to_the_other_tabs(app, page):
+    open_page(page, app)
+    page.locator("#pictures .thumbnail-item").nth(5).click()
+    page.wait_for_function("() => document.querySelector('#picked input').value === '5'")
+    page.get_by_role("button", name="Mix as style").click()
+    page.wait_for_function("() => location.search.includes('tab=mix')")
+    assert page.get_by_label("Style seeds, across").input_value() == "4-7,5"
+    page.wait_for_selector("#mixes img")
+
+
+# ---------------------------------------------------------------------- interpolate
+
+
+def test_a_film_is_watched_while_it_is_made_and_plays(app, page):
+    page.goto(f"{app}?tab=interpolate&keys=1,2&between=12&fps=12&also=WebP")
+    page.wait_for_selector("#frame img")
+    film = wait_for_film(page)
+    assert film == {"duration": pytest.approx(2, abs=0.1), "width": 64, "height": 64}
+    assert "24 frames" in page.locator("#film-told").inner_text()
+    animation = page.locator("#second a").first.get_attribute("href")
+    assert Image.open(io.BytesIO(urllib.request.urlopen(animation).read())).n_frames == 24
+
+
+def test_a_film_can_be_stopped(app, page, home):
+    page.goto(f"{app}?tab=interpolate&keys=0-4&between=120")
+    page.wait_for_selector("#frame img")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_function("() => document.querySelector('#film-told').innerText.includes('Stopped')")
+    before = page.locator("#frame img").get_attribute("src")
+    page.wait_for_timeout(1000)
+    assert page.locator("#frame img").get_attribute("src") == before
+    assert page.locator("#film video").count() == 0
+
+
+# ---------------------------------------------------------------------- style mix
+
+
+def test_the_mixing_grid_holds_the_mixes_of_the_library(app, page, generator):
+    page.goto(f"{app}?tab=mix&content=0,1&style=4,5,6&one=1&other=6&amount=1")
+    page.wait_for_selector("#pair img")
+    z, noise = seeded_inputs(generator, [0, 1])
+    style_z, _ = seeded_inputs(generator, [4, 5, 6])
+    mixes = [np.asarray(to_pil(image[0])) for image in mix_grid(generator, z, noise, style_z)]
+    page.wait_for_function("() => document.querySelector('#mixes img').naturalWidth === 18 + 4 * 66")
+    sheet = picture_at(page, "#mixes img")
+    for cell, mix in enumerate(mixes):
+        top, left = 18 + (cell // 3 + 1) * 66, 18 + (cell % 3 + 1) * 66
+        assert np.array_equal(sheet[top : top + 64, left : left + 64], mix)
+    assert np.array_equal(picture_at(page, "#pair img"), mixes[5])
+
+
+def test_the_pair_follows_its_slider_and_a_clicked_cell(app, page, generator):
+    page.goto(f"{app}?tab=mix&content=0,1&style=4,5")
+    page.wait_for_selector("#pair img")
+    before = page.locator("#pair img").get_attribute("src")
+    page.locator("#amount input[type=number]").fill("0")
+    page.wait_for_function("before => document.querySelector('#pair img').src !== before", arg=before)
+    assert np.array_equal(picture_at(page, "#pair img"), np.asarray(generator.sample([0])[0]))
+    box = page.locator("#mixes img").bounding_box()
+    page.locator("#mixes img").click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.9})
+    page.wait_for_function("() => location.search.includes('one=1') && location.search.includes('other=5')")
+
+
+# ---------------------------------------------------------------------- explore
+
+
+def test_sliders_move_the_picture_and_the_strip_shows_it_step_by_step(app, page, generator):
+    page.goto(f"{app}?tab=explore&start=3&steps=3")
+    page.wait_for_selector("#explored img")
+    assert np.array_equal(picture_at(page, "#explored img"), np.asarray(generator.sample([3])[0]))
+    count_of(page, "#strip .thumbnail-item img", 3)
+    strip = shown(page, "#strip .thumbnail-item img")
+    assert np.array_equal(strip[1], picture_at(page, "#explored img"))
+    before = page.locator("#explored img").get_attribute("src")
+    page.locator("#d1 input[type=number]").fill("6")
+    page.wait_for_function("before => document.querySelector('#explored img').src !== before", arg=before)
+    assert np.array_equal(picture_at(page, "#explored img"), strip[2])
+    assert "d1=6" in page.url
+
+
+def test_names_of_directions_are_saved_and_loaded(app, page, tmp_path):
+    page.goto(f"{app}?tab=explore")
+    page.wait_for_selector("#explored img")
+    page.get_by_text("Names of the directions").click()
+    page.get_by_role("textbox", name="Direction 2").fill("smile")
+    page.wait_for_function("() => document.querySelector('#d2').innerText.includes('smile')")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the names").click()
+    download.value.save_as(tmp_path / "names.json")
+    saved = json.loads((tmp_path / "names.json").read_text())
+    assert saved["directions"] == {"2": "smile"}
+    (tmp_path / "names.json").write_text(json.dumps({"directions": {"1": "glasses"}}))
+    page.locator("input[type=file][accept='.json']").set_input_files(tmp_path / "names.json")
+    page.wait_for_function("() => document.querySelector('#d1').innerText.includes('glasses')")
+
+
+# ---------------------------------------------------------------------- links
+
+
+def test_a_link_shows_the_same_pictures_to_somebody_else(app, browser, page):
+    page.goto(f"{app}?seed=40&count=2&psi=0.7")
+    count_of(page, "#pictures .thumbnail-item img", 2)
+    page.get_by_label("First seed").fill("50")
+    page.get_by_label("First seed").press("Enter")
+    page.wait_for_selector("#pictures img[alt='seed 51']")
+    assert "seed=50" in page.url
+    with visitor(browser) as other:
+        other.goto(page.url)
+        other.wait_for_selector("#pictures img[alt='seed 51']")
+        assert other.locator("#psi input[type=number]").input_value() == "0.7"
+        assert all(np.array_equal(a, b) for a, b in zip(shown(page), shown(other), strict=True))
+
+
+# ---------------------------------------------------------------------- the API
+
+
+def test_every_action_is_an_endpoint_with_typed_and_described_parameters(client):
+    api = client.view_api(return_format="dict")["named_endpoints"]
+    assert sorted(api) == [
+        "/explore",
+        "/explore_strip",
+        "/interpolate",
+        "/mix",
+        "/mix_pair",
+        "/sample",
+        "/sample_zip",
+    ]
+    for endpoint in api.values():
+        assert endpoint["description"]
+        for parameter in endpoint["parameters"]:
+            assert not parameter["parameter_name"].startswith("param_")
+            assert parameter["python_type"]["type"] not in ("", "Any")
+
+
+def test_the_endpoint_gives_the_pictures_of_the_python_api(client, repo, generator):
+    gallery = client.predict(repo, 0.7, 20, 2, api_name="/sample")
+    expected = [to_pil(image) for batch in sample(generator, [20, 21], psi=0.7) for image in batch]
+    for item, picture in zip(gallery, expected, strict=True):
+        assert np.array_equal(pixels(item["image"]), np.asarray(picture))
+    assert [item["caption"] for item in gallery] == ["seed 20", "seed 21"]
+
+
+def test_a_model_that_is_not_there_is_said_in_a_sentence(client, repo):
+    with pytest.raises(Exception, match="tester/nothing: no such model on the Hub"):
+        client.predict("tester/nothing", 1, 0, 1, api_name="/sample")
