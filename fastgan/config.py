@@ -205,7 +205,7 @@ class TrainConfig:
             "ndf": (1, 512),
             "batch_size": (2, 65536),
             "accumulate": (1, 4096),
-            "learning_rate": (1e-8, 1.0),
+            "learning_rate": (1e-12, 1.0),
             "beta1": (0.0, 0.9999),
             "beta2": (0.0, 0.999999),
             "reconstruction_weight": (0.0, 1e4),

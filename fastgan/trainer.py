@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from PIL import Image
 from torch import Tensor, nn
@@ -107,24 +108,31 @@ class Trainer:
     def __init__(self, config: TrainConfig, resume: bool = False):
         self.config = config
         self.folder = run_folder(config)
+        self.shares_state = is_initialized()  # with a caller who uses Accelerate for something else, as in a notebook
         self.accelerator = self._start_accelerator()
         self.main = self.accelerator.is_main_process
         self.world = self.accelerator.num_processes
         self.stop = self.wish = GOING  # what is decided; what this process would have
         self.warned = False
         self.real_features: Tensor | None = None
+        self.state = RunState()
+        self.sums: dict[str, Tensor] = {}
+        self.micro_steps = 0
+        try:
+            self._set_up(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, resume: bool) -> None:
         self._check_processes()
         checkpoints = self._open_folder(resume)
-
         with self.accelerator.main_process_first():
-            self.pictures = None if config.streaming else self._load_pictures()
+            self.pictures = None if self.config.streaming else self._load_pictures()
         self._build_networks()
-        self.state = RunState()
         if resume:
             self._load(checkpoints[-1])
         self._start_trackers()
-        self.sums: dict[str, Tensor] = {}
-        self.micro_steps = 0
 
     # ------------------------------------------------------------------ the algorithm
 
@@ -231,7 +239,7 @@ class Trainer:
         if config.report_to != "none":
             _require(config.report_to, f"--report-to {config.report_to}")
         try:
-            return Accelerator(
+            accelerator = Accelerator(
                 mixed_precision=config.mixed_precision,
                 gradient_accumulation_steps=config.accumulate,
                 log_with=None if config.report_to == "none" else config.report_to,
@@ -240,8 +248,12 @@ class Trainer:
                 # change in place what the backward pass of an earlier one still needs.
                 kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
             )
+            if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+                raise ValueError("a CPU does not compute in it; bf16 or no will do")
         except ValueError as error:  # a precision that this device doesn't have
-            raise UserError(f"--mixed-precision {config.mixed_precision}: {error}") from None
+            self._forget_accelerate()
+            raise UserError(f"--mixed-precision {config.mixed_precision or 'fp16'}: {error}") from None
+        return accelerator
 
     def _check_processes(self) -> None:
         config = self.config
@@ -519,8 +531,14 @@ class Trainer:
         return self.folder
 
     def close(self) -> None:
-        """End trackers and the process group."""
+        """End trackers and the process group, and let the next run of this process choose its own precision."""
         self.accelerator.end_training()
+        self._forget_accelerate()
+
+    def _forget_accelerate(self) -> None:
+        """Accelerate keeps device and precision for the life of the process; put that back as we found it."""
+        if not self.shares_state:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
     # ------------------------------------------------------------------ talking
 

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn.utils.parametrize import is_parametrized
 
 import fastgan
 from fastgan import TrainConfig, UserError
-from fastgan.checkpoints import checkpoints_in
+from fastgan.checkpoints import checkpoints_in, save_checkpoint
 from fastgan.trainer import Every, Trainer, frozen, train
 
 ROOT = Path(__file__).parents[1]
@@ -86,12 +90,17 @@ def start(*arguments: str, launcher: tuple[str, ...] = (sys.executable,), **env:
     )
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120, poll: float = 0.02) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "took too long"
-        time.sleep(0.02)
+        time.sleep(poll)
+
+
+def kill(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def test_a_run_leaves_a_loadable_model_a_grid_and_a_log(tiny):
@@ -140,6 +149,29 @@ def test_every_kind_of_run_trains(tiny, changes):
     assert picture.mode == {1: "L", 4: "RGBA"}.get(changes.get("channels"), "RGB")
 
 
+def test_runs_of_one_process_choose_their_own_precision(tiny):
+    for precision in ("bf16", "no"):
+        trainer = Trainer(tiny(precision, mixed_precision=precision))
+        assert trainer.accelerator.mixed_precision == precision
+        trainer.close()
+    with pytest.raises(UserError, match="--mixed-precision fp16"):
+        Trainer(tiny("fp16", mixed_precision="fp16"))
+    with pytest.raises(UserError, match="--batch-size"):
+        Trainer(tiny("batch", mixed_precision="bf16", batch_size=300))
+    assert not is_initialized()
+
+
+def test_a_callers_own_accelerator_is_left_alone(tiny):
+    mine = Accelerator(mixed_precision="bf16")
+    try:
+        with pytest.raises(UserError, match="--mixed-precision no"):
+            Trainer(tiny(mixed_precision="no"))
+        Trainer(tiny()).close()
+        assert mine.mixed_precision == "bf16" and is_initialized()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def test_a_resumed_run_is_the_run_that_never_stopped_to_the_last_bit(tiny):
     whole = train(tiny("whole"))
     train(tiny("halves", max_steps=2))
@@ -155,26 +187,34 @@ def test_saving_and_sampling_on_the_way_change_nothing(tiny):
     assert_equal(newest(quiet), newest(busy))
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tiny, tmp_path, cache, pictures):
-    whole = train(tiny("whole", max_steps=40))
-    run = tmp_path / "killed"
-    arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--max-steps", "40"]
-    arguments += ["--checkpoint-every", "0.008kimg", "--sample-every", "0.008kimg", "--output-dir", str(run)]
-    process = start(*arguments)
-    wait_for(lambda: len(checkpoints_in(run / "checkpoints")) >= 2, process)
-    for _ in range(2):  # the second time while it is on its way again
-        time.sleep(0.37)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        before = checkpoints_in(run / "checkpoints")[-1].name
-        assert before < "checkpoint-0000000320", "it finished before it was killed"
-        process = start("--resume", str(run))
-        wait_for(lambda seen=before: checkpoints_in(run / "checkpoints")[-1].name > seen, process)
-    assert process.wait(timeout=120) == 0
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, cache, pictures):
+    """Both runs are processes of their own with one thread: a sum over other numbers of threads rounds differently."""
+    settings = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--batch-size", "2", "--max-steps", "24"]
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    never_killed = start(*settings, "--output-dir", str(whole))
+    checkpoints = run / "checkpoints"
+    often = ["--checkpoint-every", "0.002kimg", "--sample-every", "0.002kimg"]
+    process = start(*settings, *often, "--output-dir", str(run))
+    wait_for(lambda: len(checkpoints_in(checkpoints)) == 2, process)
+
+    time.sleep(random.uniform(0, 0.5))  # anywhere
+    kill(process)
+    before = checkpoints_in(checkpoints)[-1].name
+    assert before < "checkpoint-0000000040", "it nearly finished before it was killed"
+    process = start("--resume", str(run))
+    wait_for(lambda: checkpoints_in(checkpoints)[-1].name > before, process)
+    wait_for(lambda: list(checkpoints.glob(".checkpoint-*")), process, poll=0.0005)  # while it saves
+    kill(process)
+    process = start("--resume", str(run))
+    for one in (process, never_killed):
+        output = one.communicate(timeout=240)[0]
+        assert one.returncode == 0, output
+
     assert_equal(newest(whole), newest(run))
+    assert (whole / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     images = [json.loads(line)["images"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert images == sorted(set(images))
-    assert not list((run / "checkpoints").glob(".*"))
+    assert not list(checkpoints.glob(".*"))
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures):
@@ -192,29 +232,44 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures):
 TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 
 
-def test_two_processes_follow_one_that_accumulates_two_halves(tiny, tmp_path, cache, pictures):
-    """What is compared: weights, averaged weights and Adam's moments after 2 + 2 steps with a resume between.
+def start_held(config: TrainConfig) -> None:
+    """Begin a run with a checkpoint at 0 pictures in which spectral norm has found its vectors to the last digit."""
+    trainer = Trainer(config)
+    networks, optimizers = trainer._parts()
+    with torch.no_grad():
+        for module in (m for network in networks.values() for m in network.modules()):
+            if is_parametrized(module):
+                module.parametrizations.weight[0].n_power_iterations = 1000
+                module.train().weight  # noqa: B018 — computing it iterates
+    save_checkpoint(trainer.folder / "checkpoints", trainer.state, networks, optimizers, None, keep=1)
+    trainer.close()
 
-    Batch norm sees 4 pictures at a time on either side, and all randomness is that of the same pictures, so they
-    differ only by the order in which gradients are added. Left out are the buffers: running statistics and spectral
-    norm's vectors belong to what each process has seen by itself, and the averaged generator measures its own.
+
+def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tiny):
+    """What is compared: Adam's moments, which are means of gradients, after 2 steps of both networks.
+
+    The one process is told to accumulate, because batch norm then sees 4 pictures at a time on either side. Two things
+    would still tell them apart, so the weights are held still and the vectors of spectral norm, which iterate once per
+    forward pass, begin converged: D's step comes between the halves of the one process's step for G, and between the
+    forward passes of the two. What is left is rounding, 1e-6 of a gradient's norm, and now and then a unit of the
+    frozen features that rounding puts on the other side of its kink, which was seen to change it by 1e-3.
     """
-    one = train(tiny("one", accumulate=2))
-    run = str(tmp_path / "two")
-    arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--max-steps", "2", "--output-dir", run]
-    for more in (arguments, ["--resume", run, "--max-steps", "4"]):
-        process = start(*more, launcher=TWO, ACCELERATE_USE_CPU="1")
+    held = {"learning_rate": 1e-12, "max_steps": 2}
+    for name, accumulate in (("one", 2), ("two", 1)):
+        start_held(tiny(name, accumulate=accumulate, **held))
+    one = train(tiny("one", accumulate=2, **held), resume=True)
+    two = tiny("two").output_dir
+    for steps in ("1", "2"):  # resumed between the steps
+        process = start("--resume", two, "--max-steps", steps, launcher=TWO, ACCELERATE_USE_CPU="1")
         output = process.communicate(timeout=180)[0]
         assert process.returncode == 0, output
-    ours, theirs = newest(one), newest(run)
+    ours, theirs = newest(one), newest(two)
     assert ours.keys() == theirs.keys()
-    compared = [
-        name for name in ours if not name.endswith(("_u", "_v", "running_mean", "running_var", "num_batches_tracked"))
-    ]
-    assert len(compared) > 100
-    for name in compared:
-        # Adam's first steps divide by gradients as small as their rounding: a hundredth of a step is allowed.
-        torch.testing.assert_close(theirs[name].float(), ours[name].float(), rtol=1e-3, atol=2e-6, msg=name)
+    moments = [name for name in ours if name.endswith(("exp_avg", "exp_avg_sq"))]
+    assert len(moments) > 100
+    apart = {name: float((theirs[name] - ours[name]).norm() / ours[name].norm()) for name in moments}
+    assert max(apart.values()) < 0.01, sorted(apart.items(), key=lambda item: item[1])[-5:]
+    assert sorted(apart.values())[len(apart) // 4] < 1e-4
 
 
 def test_the_discriminator_holds_no_gradient_after_the_generators_step(tiny):
