@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ GROUPS = {
     "recipe": "How it learns",
     "length": "How long (the first limit reached ends the run)",
     "run": "The run",
+    "hub": "The Hub",
 }
 MAY_CHANGE = {  # on resuming: all that says how long, how often and where to, not what is learned
     "duration_kimg",
@@ -30,6 +32,9 @@ MAY_CHANGE = {  # on resuming: all that says how long, how often and where to, n
     "report_to",
     "output_dir",
     "cache_dir",
+    "push_to_hub",
+    "hub_public",
+    "hub_strategy",
 }
 
 
@@ -133,7 +138,8 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What the console script `fastgan` runs. Returns the exit code."""
-    from fastgan.commands import add_commands  # it imports this module
+    from fastgan.commands import add_commands  # these import this module
+    from fastgan.hub_commands import add_hub_commands
 
     parser = Parser(
         prog="fastgan", description="Draw with a trained model, and show it. Training: python train.py --help"
@@ -172,8 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bring.set_defaults(run=import_command)
 
     add_commands(commands)
+    add_hub_commands(commands)
 
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(arguments)
+    options.typed = shlex.join(["fastgan", *arguments])
     return run(lambda: options.run(options))
 
 

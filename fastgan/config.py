@@ -198,6 +198,10 @@ class TrainConfig:
     eval_images: int = setting(256, "run", "pictures drawn for the KID that names the best checkpoint; 0 is off")
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = setting("none", "run", "tracker beside log.jsonl")
 
+    push_to_hub: str | None = setting(None, "hub", "repository for the model; made if need be", metavar="USER/NAME")
+    hub_public: bool = setting(False, "hub", "everyone may see it; only you otherwise")
+    hub_strategy: Literal["end", "every_save"] = setting("end", "hub", "push at the end, or at every checkpoint too")
+
     def __post_init__(self):
         if not self.dataset:
             raise UserError("--dataset: which pictures? Give a Hub id like user/pokemon, or a folder")

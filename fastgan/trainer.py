@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from fastgan import data, metrics, sampling
 from fastgan.augment import augment
+from fastgan.cards import write_run_facts
 from fastgan.checkpoints import RunState, checkpoints_in, clear_leftovers, load_checkpoint, save_checkpoint
 from fastgan.config import TrainConfig, parse_every
 from fastgan.ema import EMA
@@ -127,6 +128,7 @@ class Trainer:
     def _set_up(self, resume: bool) -> None:
         self._check_processes()
         checkpoints = self._open_folder(resume)
+        self.publisher = self._open_hub()
         with self.accelerator.main_process_first():
             self.pictures = None if self.config.streaming else self._load_pictures()
         self._build_networks()
@@ -162,6 +164,8 @@ class Trainer:
                     self.draw_samples()
                 if self.main and checkpoint.due(state.images):
                     self.save()
+                    if self.publisher:
+                        self.publisher.offer(state.kimg)
                 self._decide(now - started)
         return self._finish()
 
@@ -286,6 +290,16 @@ class Trainer:
             write_file(self.folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
         return checkpoints
 
+    def _open_hub(self) -> Any:
+        """What pushes this run, its right to do so checked before any time is spent; None where nothing does."""
+        config = self.config
+        if not (self.main and config.push_to_hub):
+            return None
+        from fastgan.publish import Publisher
+
+        every_save = config.hub_strategy == "every_save"
+        return Publisher(self.folder, config.push_to_hub, config.hub_public, every_save, self.say)
+
     def _data_options(self) -> dict[str, Any]:
         config = self.config
         return {
@@ -333,8 +347,21 @@ class Trainer:
             batches = data.stream_batches(config.dataset, **self._data_options(), **options)
         else:
             batches = data.batches(self.pictures.images, **options)
+        if self.main:
+            source = batches.source if self.pictures is None else self.pictures.source
+            write_run_facts(self.folder, source, self._hardware(), None)
         for batch in batches:
             yield batch.to(self.accelerator.device, non_blocking=True)
+
+    def _hardware(self) -> str:
+        """What this run trains on, in words."""
+        device = self.accelerator.device
+        if device.type == "cuda":
+            name = torch.cuda.get_device_name(device)
+        else:
+            threads = f"CPU, {torch.get_num_threads()} threads".replace(" 1 threads", " 1 thread")
+            name = threads if device.type == "cpu" else device.type.upper()
+        return f"{name}, {self.world} processes" if self.world > 1 else name
 
     def _build_networks(self) -> None:
         config = self.config
@@ -512,15 +539,18 @@ class Trainer:
         """Save what there is and say where it is."""
         if self.main and self.stop != DIVERGED:
             self.save()
+            if self.publisher and self.stop == FINISHED:
+                self.publisher.finish(self.state.kimg)
         self.accelerator.wait_for_everyone()
+        not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
         again = f"python train.py --resume {self.folder}"
         if self.stop == DIVERGED:
             raise UserError(
                 f"{self.folder}: the loss is no longer a number after {self.state.kimg:.2f} kimg. Its checkpoints are "
-                "from before; start anew with a lower --learning-rate, or with --mixed-precision no"
+                f"from before; start anew with a lower --learning-rate, or with --mixed-precision no{not_there}"
             )
         if self.stop == INTERRUPTED:
-            raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {again}")
+            raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {again}{not_there}")
         self.say(
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / 'samples.png'}\n"
             f"More pictures: fastgan sample {self.folder} --seeds 0-63 --grid grid.png"

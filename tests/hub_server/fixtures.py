@@ -17,3 +17,21 @@ def hub(tmp_path_factory):
 
     with HubServer(tmp_path_factory.mktemp("hub")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_hub(tmp_path_factory):
+    """One Hub for many tests, each with repositories of its own; whoever ordered failures calls `heal`."""
+    from .server import HubServer
+
+    with HubServer(tmp_path_factory.mktemp("shared-hub")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def person(shared_hub, tmp_path_factory):
+    """Who gives commands, in a process that knows the shared Hub alone."""
+    from tests.commands import Person
+
+    with Person(shared_hub.env(tmp_path_factory.mktemp("home"))) as somebody:
+        yield somebody

@@ -1,0 +1,385 @@
+"""Cards: what a run or a folder of pictures is, told from its own facts, in a README.md that may be edited by hand."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from yaml import YAMLError
+
+import fastgan
+from fastgan.checkpoints import checkpoints_in
+from fastgan.config import ModelConfig, TrainConfig, read_json
+from fastgan.errors import UserError
+from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, write_file
+from fastgan.models import Generator
+
+CARD_FILE = "README.md"
+RUN_FILE = "run.json"  # facts that a run notes down about itself, for its card
+SAMPLES, STYLE_MIX, WALK = "samples.png", "style_mix.png", "interpolation.mp4"
+SAMPLE_SEEDS, CONTENT_SEEDS, STYLE_SEEDS, WALK_SEEDS = range(16), range(4), range(4, 10), range(6)
+TAGS = ["fastgan", "gan", "few-shot-image-generation", "image-generation"]
+BEGIN = "<!-- fastgan:begin. From here to fastgan:end each push writes anew; what stands above and below is kept. -->"
+END = "<!-- fastgan:end -->"
+SECTION = re.compile(r"<!-- fastgan:begin\b.*?<!-- fastgan:end -->", re.DOTALL)
+HERE = ("output_dir", "cache_dir", "push_to_hub", "hub_public", "hub_strategy")  # settings that say nothing elsewhere
+DATASET_KINDS = {"folder": "a folder", "zip": "a .zip", "parquet": "parquet files", "saved": "a saved dataset"}
+TRANSPARENCY = {1: "grey", 3: "RGB", 4: "RGBA with real transparency"}
+
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "hub_cards"),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    undefined=StrictUndefined,
+    autoescape=False,
+)
+
+
+class Measured(NamedTuple):
+    """One figure about a model, and all that it takes to compare it with another."""
+
+    kind: str  # "kid", "fid", ...: the metric's id
+    name: str  # how a table calls it
+    value: float
+    text: str  # the value as it is printed
+    pictures: str  # how many of which
+    network: str  # whose features
+    taught: bool = False  # whether that network also taught the model
+
+
+# ---------------------------------------------------------------------- what a run notes down
+
+
+def write_run_facts(folder: Path, source: Mapping[str, Any], hardware: str, base: Mapping[str, Any] | None) -> None:
+    """Note in a run folder what only the run itself knows.
+
+    Args:
+        folder: of the run.
+        source: facts about the pictures, as :class:`fastgan.data.Pictures` has them.
+        hardware: what it trains on, in words.
+        base: where a fine-tuned model started: "model" and, on the Hub, "revision"; None when from nothing.
+    """
+    facts = {
+        "fastgan": fastgan.__version__,
+        "torch": torch.__version__.partition("+")[0],
+        "hardware": hardware,
+        "dataset": dict(source),
+        "base": dict(base) if base else None,
+    }
+    text = json.dumps(facts, indent=2) + "\n"
+    write_file(folder / RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def public_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of a run as others may see them: no path of this machine, nothing about where it ran."""
+    if not (folder / "train_config.json").is_file():
+        return None
+    config = TrainConfig.from_dict(read_json(folder / "train_config.json"), "train_config.json")
+    facts = _run_facts(folder)
+    settings = {name: value for name, value in config.to_dict().items() if name not in HERE}
+    source = facts.get("dataset")
+    if not source or source["kind"] != "hub":
+        settings["dataset"] = _shown_name(source["dataset"] if source else Path(config.dataset).name)
+    if settings.get("init_from"):
+        base = facts.get("base") or {}
+        settings["init_from"] = "@".join(str(base[key]) for key in ("model", "revision") if base.get(key)) or None
+    return settings
+
+
+def public_log(folder: Path) -> str:
+    """A run's log.jsonl with its numbers alone; empty when there is none."""
+    lines = [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in _log(folder)]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _run_facts(folder: Path) -> dict[str, Any]:
+    return read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+
+
+def _shown_name(name: str) -> str:
+    """A folder's name for strangers; not that of somebody's home, which is the user's own."""
+    return "pictures" if name in ("", Path.home().name) else name
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # cut off by a kill
+    return [line for line in found if isinstance(line, dict)]
+
+
+# ---------------------------------------------------------------------- the card of a model
+
+
+def render_model_card(
+    folder: Path,
+    repo: str | None = None,
+    existing: str | None = None,
+    license: str | None = None,
+    best: bool = False,
+) -> str:
+    """The card of a run folder or an imported model, as README.md.
+
+    Args:
+        folder: with config.json; whatever else is known is read from the other files in it.
+        repo: Hub id the card is for; a made-up one stands in the examples when not given.
+        existing: the card that is there already. What stands outside this library's section is kept, and so is
+            metadata that this library does not write.
+        license: of the model, for the metadata; else what `existing` says, or what an imported model came with.
+        best: the weights are those in best/.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
+    facts, settings = _run_facts(folder), public_settings(folder)
+    source, base = facts.get("dataset"), facts.get("base") or {}
+    imported = read_json(folder / "import.json") if (folder / "import.json").is_file() else None
+    results = _measured(folder, settings, source, best)
+    title = (repo or folder.resolve().name).rpartition("/")[2]
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in Generator(config).parameters())
+    section = _templates.get_template("model.md").render(
+        repo=repo or f"user/{title}",
+        width=config.width,
+        height=config.height,
+        kind_of_picture=TRANSPARENCY[config.channels],
+        parameters=f"{count / 1e6:.1f} million" if count > 1e6 else f"{count:,}",
+        gates=config.gates,
+        files=[name for name in (SAMPLES, STYLE_MIX, WALK) if (folder / name).is_file()],
+        content_seeds=_span(CONTENT_SEEDS),
+        style_seeds=_span(STYLE_SEEDS),
+        walk_seeds=_span(WALK_SEEDS),
+        base_model=_base_sentence(base),
+        source=source,
+        source_sentence=_source_sentence(source) if source else "",
+        preparation=_preparation(settings) if settings else "",
+        imported=imported,
+        training=_training(folder, best),
+        settings=settings or {},
+        hardware=facts.get("hardware"),
+        version=facts.get("fastgan", fastgan.__version__),
+        torch=facts.get("torch"),
+        results=results,
+    )
+    data = ModelCardData(
+        license=license,
+        library_name="fastgan",
+        pipeline_tag="unconditional-image-generation",
+        tags=TAGS,
+        datasets=[source["dataset"]] if source and source["kind"] == "hub" else None,
+        base_model=base["model"] if base.get("revision") else None,
+        thumbnail=hf_hub_url(repo, SAMPLES) if repo else None,
+        model_name=title,
+        eval_results=[_eval_result(result, source) for result in results] or None,
+    )
+    unknown = (imported or {}).get("license", "unknown")
+    return _merge(data, title, section, existing, None if unknown == "unknown" else unknown)
+
+
+def _merge(data: ModelCardData, title: str, section: str, existing: str | None, license: str | None) -> str:
+    """A whole card of our metadata and section, and of what is kept of the existing one."""
+    section = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
+    kept, text = _read_card(existing or "")
+    if SECTION.search(text):
+        text = SECTION.sub(lambda _: section, text, count=1)
+    elif not text.strip():
+        text = f"\n# {title}\n\n{section}\n"
+    # Otherwise somebody wrote a card of their own and wants nothing of ours in it.
+    ours = data.to_dict()
+    ours.pop("model_name", None)
+    tags = kept.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else [tag for tag in tags if isinstance(tag, str)]
+    ours["tags"] = [*tags, *(tag for tag in ours["tags"] if tag not in tags)]
+    merged = {**({"license": license} if license else {}), **kept, **ours}
+    theirs = [result for result in _results_of(kept) if "fastgan" not in (result.metric_args or {})]
+    mine = _results_of(ours)
+    merged.pop("model-index", None)
+    if theirs or mine:
+        merged |= ModelCardData(model_name=title, eval_results=[*theirs, *mine]).to_dict()
+    yaml = ModelCardData(**merged, ignore_metadata_errors=True).to_yaml(original_order=list(merged))
+    return f"---\n{yaml}\n---\n{text}"
+
+
+def _read_card(card: str) -> tuple[dict[str, Any], str]:
+    """Metadata and text of a card; no metadata where it can't be read."""
+    try:
+        found = ModelCard(card, ignore_metadata_errors=True) if card.lstrip().startswith("---") else None
+    except (YAMLError, ValueError, TypeError):
+        return {}, re.sub(r"\A\s*---\r?\n.*?\n---[ \t]*(\r?\n|\Z)", "", card, flags=re.DOTALL)
+    return (found.data.to_dict(), found.text) if found else ({}, card)
+
+
+def _results_of(metadata: Mapping[str, Any]) -> list[EvalResult]:
+    if not metadata.get("model-index"):
+        return []
+    return ModelCardData(**{"model-index": metadata["model-index"]}, ignore_metadata_errors=True).eval_results or []
+
+
+def _eval_result(result: Measured, source: Mapping[str, Any] | None) -> EvalResult:
+    on_hub = bool(source) and source["kind"] == "hub"
+    name = _shown_name(source["dataset"]) if source else "training pictures"
+    return EvalResult(
+        task_type="unconditional-image-generation",
+        task_name="Unconditional Image Generation",
+        dataset_type=name if on_hub else "imagefolder",
+        dataset_name=name,
+        dataset_split=source.get("split") if source else None,
+        dataset_revision=source.get("revision") if on_hub else None,
+        metric_type=result.kind,
+        metric_name=f"{result.name} ({result.network} features, {result.pictures})",
+        metric_value=result.value,
+        metric_args={"fastgan": fastgan.__version__, "features": result.network, "pictures": result.pictures},
+    )
+
+
+def _measured(
+    folder: Path, settings: Mapping[str, Any] | None, source: Mapping[str, Any] | None, best: bool
+) -> list[Measured]:
+    """Figures about the weights at hand: the KID that the run took of them."""
+    state = _state(folder) or {}
+    images = state.get("best_images") if best else state.get("images")
+    kids = [line["kid"] for line in _log(folder) if line.get("images") == images and _is_number(line.get("kid"))]
+    if not kids or settings is None or not source or not source.get("pictures"):
+        return []
+    pictures = f"{settings['eval_images']} drawn, {min(10_000, source['pictures'])} training pictures"
+    taught = settings.get("recipe") != "paper" or bool(settings.get("reconstruction_weight"))
+    return [Measured("kid", "KID", kids[-1], f"{kids[-1]:.4f}", pictures, "EfficientNet-Lite0", taught)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    checkpoints = checkpoints_in(folder / "checkpoints")
+    return read_json(checkpoints[-1] / "state.json")["state"] if checkpoints else None
+
+
+def _training(folder: Path, best: bool) -> dict[str, Any] | None:
+    """How far and how long the run went; None for a model that was not trained here."""
+    state = _state(folder)
+    if state is None:
+        return None
+    images, steps, seconds = state["images"], state["steps"], state["seconds"]
+    if best and state["best_images"]:
+        share = state["best_images"] / images
+        images, steps, seconds = state["best_images"], round(steps * share), seconds * share
+    return {"images": images, "steps": steps, "time": _duration(seconds)}
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _base_sentence(base: Mapping[str, Any]) -> str:
+    if not base:
+        return ""
+    if not base.get("revision"):
+        return f"another run, {_shown_name(base['model'])}"
+    return f"[{base['model']}](https://huggingface.co/{base['model']}) at commit `{base['revision']}`"
+
+
+def _source_sentence(source: Mapping[str, Any]) -> str:
+    count = f"{source['pictures']} pictures" if source.get("pictures") else "Pictures"
+    name = _shown_name(source["dataset"])
+    if source["kind"] == "hub":
+        where = f"[{name}](https://huggingface.co/datasets/{name})"
+        config = f", configuration `{source['config']}`" if source.get("config") else ""
+        revision = f", commit `{source['revision']}`" if source.get("revision") else ""
+        return f"{count} of {where}{config}, split `{source['split']}`{revision}."
+    return f"{count} from {DATASET_KINDS[source['kind']]} named `{name}`, which is not on the Hub."
+
+
+def _preparation(settings: Mapping[str, Any]) -> str:
+    how = {"crop": "cut to their middle", "pad": "shown whole on a background", "stretch": "stretched to the shape"}
+    mirrored = "half of them mirrored" if settings["flip"] else "none of them mirrored"
+    return f"Pictures of another shape were {how[settings['fit']]}, and {mirrored} as it learned."
+
+
+def _span(seeds: range) -> str:
+    return f"{seeds[0]} to {seeds[-1]}"
+
+
+# ---------------------------------------------------------------------- the pictures in it
+
+
+def draw_card_pictures(folder: Path, best: bool = False) -> None:
+    """Write samples.png, style_mix.png and interpolation.mp4 of a folder's model into the folder.
+
+    A film or mixing grid that is newer than the weights is left as it is. Below 64 pixels there are no gates, so no
+    mixing grid either.
+
+    Raises:
+        UserError: the folder holds no model, or can't be written to.
+    """
+    from tqdm import tqdm
+
+    from fastgan.hub import from_pretrained
+    from fastgan.sampling import interpolate, mix_grid, sample, seeded_inputs, walk
+    from fastgan.video import write_mp4
+
+    weights = folder / "best" if best else folder
+    generator = from_pretrained(weights)
+    _write_sheet(folder / SAMPLES, list(sample(generator, SAMPLE_SEEDS)), 4)
+    newest = (weights / WEIGHTS_FILE).stat().st_mtime
+
+    def is_due(name: str) -> bool:
+        return not (folder / name).is_file() or (folder / name).stat().st_mtime < newest
+
+    if generator.config.gates and is_due(STYLE_MIX):
+        z, noise = seeded_inputs(generator, CONTENT_SEEDS)
+        style_z, _ = seeded_inputs(generator, STYLE_SEEDS)
+        contents, styles = (list(sample(generator, seeds, batch_size=1)) for seeds in (CONTENT_SEEDS, STYLE_SEEDS))
+        total = len(CONTENT_SEEDS) * len(STYLE_SEEDS)
+        mixed = list(tqdm(mix_grid(generator, z, noise, style_z), "Mixing grid", total, leave=False, disable=None))
+        rows = [torch.full_like(contents[0], 255), *styles]
+        for row, content in enumerate(contents):
+            rows += [content, *mixed[row * len(styles) : (row + 1) * len(styles)]]
+        _write_sheet(folder / STYLE_MIX, rows, 1 + len(styles))
+    if is_due(WALK):
+        z, noise = seeded_inputs(generator, WALK_SEEDS)
+        steps = walk(len(WALK_SEEDS), 20, smooth=True, loop=True)
+        frames = interpolate(generator, z, noise, steps)
+        write_mp4(tqdm(frames, "Film", len(steps), leave=False, disable=None), folder / WALK)
+
+
+MAX_SHEET = 2048  # pixels: a card is read in a browser
+
+
+def _write_sheet(path: Path, pictures: list[torch.Tensor], columns: int) -> None:
+    from fastgan.sampling import grid
+
+    sheet = grid(torch.cat(pictures), columns)
+    sheet.thumbnail((MAX_SHEET, MAX_SHEET))
+    write_file(path, lambda temporary: sheet.save(temporary, optimize=True))
+
+
+def write_card(folder: Path, repo: str | None = None, license: str | None = None) -> Path:
+    """Draw the pictures and write the card of a folder into the folder itself; a card there is renewed, not lost.
+
+    Raises:
+        UserError: the folder holds no model, or can't be written to.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder}: no {CONFIG_FILE}, so there is no model; name a run folder or an imported model")
+    draw_card_pictures(folder)
+    path = folder / CARD_FILE
+    existing = path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    card = render_model_card(folder, repo, existing, license)
+    write_file(path, lambda temporary: temporary.write_text(card, encoding="utf-8"))
+    return path

@@ -1,0 +1,451 @@
+"""Runs to the Hub: one commit each, after the training or beside it, and patient with a Hub that is not well."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, logging, validate_repo_id
+
+from fastgan.cards import (
+    CARD_FILE,
+    SAMPLES,
+    SECTION,
+    STYLE_MIX,
+    WALK,
+    draw_card_pictures,
+    public_log,
+    public_settings,
+    render_model_card,
+)
+from fastgan.checkpoints import checkpoints_in
+from fastgan.config import read_json
+from fastgan.errors import UserError
+from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, write_file
+
+WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is not well; it may ask for longer ones
+LONGEST_WAIT = 300  # seconds that the Hub may ask for
+PASSING = {408, 429, 500, 502, 503, 504}  # answers after which the same request may well succeed
+TRAINING = "training"  # folder of what only fine-tuning needs
+Kind = str  # "model", "dataset" or "space"
+T = TypeVar("T")
+
+
+class Pushed(NamedTuple):
+    """What is on the Hub now."""
+
+    url: str
+    commit: str
+    private: bool
+    files: list[str]
+    size: int  # bytes
+    remarks: list[str]
+
+
+def say(text: str) -> None:
+    """Print a line for a person, above any progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
+# ---------------------------------------------------------------------- asking the Hub
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a failed upload of one file hides."""
+    inner = error.__cause__
+    return inner if isinstance(error, RuntimeError) and isinstance(inner, HTTPError | OSError) else error
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in PASSING
+    return isinstance(error, HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError)
+
+
+def _answer(error: BaseException) -> str:
+    """A failure of the Hub in a few words."""
+    if isinstance(error, HfHubHTTPError):
+        text = " ".join((error.server_message or "").split())[:200]
+        return f"{error.response.status_code} {text}".strip()
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def patiently(call: Callable[[], T], what: str, say: Callable[[str], None] = say) -> T:
+    """The result of `call`, tried again while the Hub is not well.
+
+    Each wait is as long as the Hub asks for or as in WAITS, and is told in one line. Errors that waiting can't mend
+    are raised at once, and the last one when all waits are used up.
+    """
+    for number in range(len(WAITS) + 1):
+        try:
+            return call()
+        except (HTTPError, OSError, RuntimeError) as error:
+            cause = _cause(error)
+            if number == len(WAITS) or not _is_passing(cause):
+                raise cause from None
+            wait = WAITS[number]
+            if isinstance(cause, HfHubHTTPError):
+                asked = cause.response.headers.get("Retry-After", "")
+                wait = min(LONGEST_WAIT, max(wait, int(asked))) if asked.isdecimal() else wait
+            say(f"{what}: the Hub is not well ({_answer(cause)}); trying again in {wait:g} s")
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _plainly(repo: str) -> Iterator[None]:
+    """Turns what the Hub's client raises into a UserError of one line."""
+    try:
+        yield
+    except HFValidationError:
+        raise UserError(f"{repo}: no Hub id; it looks like user/name") from None
+    except LocalTokenNotFoundError:
+        raise UserError(f"{repo}: not signed in; run `hf auth login`, or set HF_TOKEN") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{repo}: not there, or not for this token; check the name, or run `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{repo}: has no such branch") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = {
+            401: "; the token is not valid: run `hf auth login`, or set HF_TOKEN",
+            403: "; use a token that may write there",
+            413: "; a file is too large for it",
+        }.get(status, "")
+        raise UserError(f"{repo}: the Hub answers {_answer(error)}{hint}") from None
+    except (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError) as error:
+        raise UserError(f"{repo}: the Hub can't be reached ({_answer(error)}); check the connection") from None
+    except ValueError as error:
+        if isinstance(error, UserError) or "README.md" not in str(error):
+            raise
+        raise UserError(f"{repo}: the Hub refuses the card ({' '.join(str(error).split())[:300]})") from None
+
+
+def prepare_repo(
+    repo: str, kind: Kind = "model", public: bool = False, say: Callable[[str], None] = say, **create: Any
+) -> tuple[str, bool]:
+    """Make sure that there is a repository and that the token may write to it, before any work is done for it.
+
+    Args:
+        repo: Hub id; a name alone is one's own.
+        kind: "model", "dataset" or "space".
+        public: everyone may see it. A new repository is private otherwise; one that is there stays as it is.
+        say: told about waits.
+        create: passed on to `HfApi.create_repo`.
+
+    Returns:
+        The full id, and whether it is private.
+
+    Raises:
+        UserError: no id, no token, one that may not write, or no Hub.
+    """
+    with _plainly(repo):
+        validate_repo_id(repo)
+        api = HfApi()
+        me = patiently(api.whoami, repo, say)
+        full = repo if "/" in repo else f"{me['name']}/{repo}"
+        if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise UserError(f"{full}: this token can only read; make one that can write, and run `hf auth login`")
+        make = {"repo_type": kind, "private": not public, "exist_ok": True, **create}
+        patiently(lambda: api.create_repo(full, **make), full, say)
+        patiently(lambda: api.auth_check(full, repo_type=kind, write=True), full, say)
+        private = bool(patiently(lambda: api.repo_info(full, repo_type=kind), full, say).private)
+        if public and private:
+            patiently(lambda: api.update_repo_settings(full, repo_type=kind, private=False), full, say)
+            private = False
+    return full, private
+
+
+def commit_files(
+    repo: str,
+    files: dict[str, Path | bytes],
+    message: str,
+    kind: Kind = "model",
+    revision: str | None = None,
+    say: Callable[[str], None] = say,
+) -> str:
+    """Put files into a repository in one commit. Returns the commit's id.
+
+    Not `upload_folder`: with Xet that makes several commits of a large folder.
+
+    Raises:
+        UserError: the Hub refused them, or was not well for too long; then nothing has changed there.
+    """
+    api = HfApi()
+
+    def commit() -> str:
+        adds = [CommitOperationAdd(path, content) for path, content in files.items()]  # each is good for one try
+        return api.create_commit(repo, adds, commit_message=message, repo_type=kind, revision=revision).oid
+
+    with _plainly(repo):
+        if revision:
+            patiently(lambda: api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True), repo, say)
+        return patiently(commit, repo, say)
+
+
+def read_remote(repo: str, path: str, kind: Kind = "model", revision: str | None = None) -> str | None:
+    """A text file of a repository; None when it has none."""
+    with _plainly(repo), tempfile.TemporaryDirectory() as folder:
+        options = {"repo_type": kind, "revision": revision, "local_dir": folder}
+        try:
+            local = patiently(lambda: HfApi().hf_hub_download(repo, path, **options), repo)
+        except (RemoteEntryNotFoundError, RevisionNotFoundError):  # the branch may be one that a push is about to make
+            return None
+        return Path(local).read_text(encoding="utf-8-sig", errors="replace")
+
+
+def size_text(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+# ---------------------------------------------------------------------- a run
+
+
+def repository_files(folder: Path, best: bool = False) -> dict[str, Path | bytes]:
+    """Everything of a run or an imported model that belongs on the Hub, the card aside, by its path there.
+
+    No training picture is among them, no path of this machine, and nothing that a run folder holds beside these.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    weights = folder / "best" if best else folder
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (weights / name).is_file():
+            hint = "it has no best one: it took no KID" if best else "name a run folder or an imported model"
+            raise UserError(f"{weights}: no {name} there; {hint}")
+    files: dict[str, Path | bytes] = {name: weights / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    files |= {name: folder / name for name in (SAMPLES, STYLE_MIX, WALK) if (folder / name).is_file()}
+    checkpoints = checkpoints_in(folder / "checkpoints")
+    if best:
+        images = read_json(checkpoints[-1] / "state.json")["state"]["best_images"] if checkpoints else None
+        checkpoints = [path for path in checkpoints if path.name.endswith(f"-{images or 0:010d}")]
+    origin = checkpoints[-1] if checkpoints else folder / TRAINING
+    for name in ("generator.safetensors", "discriminator.safetensors"):
+        if (origin / name).is_file():
+            files[f"{TRAINING}/{name}"] = origin / name
+    if settings := public_settings(folder):
+        files[f"{TRAINING}/{CONFIG_FILE}"] = (json.dumps(settings, indent=2) + "\n").encode()
+    if log := public_log(folder):
+        files[f"{TRAINING}/log.jsonl"] = log.encode()
+    if (folder / "import.json").is_file():
+        files["import.json"] = folder / "import.json"
+    return files
+
+
+def push(
+    folder: Path,
+    repo: str,
+    *,
+    public: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    license: str | None = None,
+    best: bool = False,
+    draw: bool = True,
+    say: Callable[[str], None] = say,
+) -> Pushed:
+    """Put a run, or an imported model, on the Hub in one commit.
+
+    A card that is there keeps what was written into it by hand. The final card is left in the folder too.
+
+    Args:
+        folder: with config.json and model.safetensors.
+        repo: Hub id; a name alone is one's own. Made when it is not there.
+        public: everyone may see it; a new repository is private otherwise.
+        revision: branch; made when it is not there. The main one when not given.
+        message: of the commit.
+        license: for the card's metadata.
+        best: the weights with the best KID rather than the last ones.
+        draw: draw the card's pictures first; else those that the folder has are taken.
+        say: told about waits.
+
+    Raises:
+        UserError: no model there, no right to write, or the Hub would not have it; then nothing has changed there.
+    """
+    repository_files(folder, best)  # says what is missing before anything is asked or drawn
+    full, private = prepare_repo(repo, public=public, say=say)
+    _check_kind(full, revision)
+    remarks = []
+    remote, local = read_remote(full, CARD_FILE, revision=revision), folder / CARD_FILE
+    own = local.read_text(encoding="utf-8-sig") if local.is_file() else None
+    if remote and own and SECTION.sub("", remote) != SECTION.sub("", own) and _text(remote):
+        remarks.append(f"{local} differs from the card on the Hub; what was written there by hand was kept")
+    existing = remote if remote and (_text(remote) or not own) else own
+    if draw:
+        draw_card_pictures(folder, best)
+    card = render_model_card(folder, full, existing, license, best)
+    if existing and _text(existing) and not SECTION.search(existing):
+        remarks.append("The card has none of fastgan's marks, so its text was left as it is")
+    files = {CARD_FILE: card.encode(), **repository_files(folder, best)}
+    commit = commit_files(full, files, message or _message(folder), revision=revision, say=say)
+    write_file(local, lambda path: path.write_text(card, encoding="utf-8"))
+    size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
+    return Pushed(f"{HfApi().endpoint}/{full}", commit, private, sorted(files), size, remarks)
+
+
+def _text(card: str) -> str:
+    """What a card says below its metadata."""
+    return card.split("\n---", 1)[-1].strip() if card.lstrip().startswith("---") else card.strip()
+
+
+def _check_kind(repo: str, revision: str | None) -> None:
+    """Refuse to write over a model of another library."""
+    config = read_remote(repo, CONFIG_FILE, revision=revision)
+    try:
+        library = json.loads(config).get("library") if config is not None else "fastgan"
+    except (json.JSONDecodeError, AttributeError):
+        library = None
+    if library != "fastgan":
+        raise UserError(f"{repo}: holds a model of another library; choose another name")
+
+
+def _message(folder: Path) -> str:
+    checkpoints = checkpoints_in(folder / "checkpoints")
+    if not checkpoints:
+        return "Upload a FastGAN generator"
+    images = read_json(checkpoints[-1] / "state.json")["state"]["images"]
+    return f"FastGAN generator after {images / 1000:.2f} kimg"
+
+
+# ---------------------------------------------------------------------- beside the training
+
+
+class Publisher:
+    """Pushes of a run that go on beside the training, which never waits for them and never fails with them.
+
+    Only the main process has one. Making it checks the token, so that a night of training does not end at a login.
+
+    Args:
+        folder: of the run.
+        repo, public: as in :func:`push`.
+        every_save: push at every checkpoint, not only at the end.
+        say: prints a line.
+
+    Raises:
+        UserError: no right to write there, or no Hub.
+    """
+
+    def __init__(self, folder: Path, repo: str, public: bool, every_save: bool, say: Callable[[str], None] = say):
+        self.folder, self.every_save, self.say = folder, every_save, say
+        self.repo, _ = prepare_repo(repo, public=public, say=say)
+        _check_kind(self.repo, None)
+        self.done: tuple[float, Pushed] | None = None  # kimg, and what is on the Hub
+        self._thread: threading.Thread | None = None
+        for leftover in folder.glob(".hub-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    @property
+    def command(self) -> str:
+        """What finishes a push that this run could not."""
+        return f"fastgan push {self.folder} {self.repo}"
+
+    def offer(self, kimg: float) -> None:
+        """Push what was just saved, unless a push is still going on; the next save then brings a newer one anyway."""
+        if not self.every_save or (self._thread and self._thread.is_alive()):
+            return
+        try:
+            snapshot = self._snapshot()
+        except OSError as error:
+            self.say(f"{self.repo}: not pushed at {kimg:.2f} kimg ({error.strerror}); training goes on")
+            return
+        self._thread = threading.Thread(target=self._push, args=(snapshot, kimg), name="push", daemon=True)
+        self._thread.start()
+
+    def finish(self, kimg: float) -> None:
+        """Push the finished run, wait for it, and say what is on the Hub and what is not."""
+        if self._thread and self._thread.is_alive():
+            self.say(f"{self.repo}: waiting for the push that is under way")
+            self._thread.join()
+        try:
+            pushed = push(self.folder, self.repo, say=self.say)
+            self.done = kimg, pushed
+        except Exception as error:  # the run itself is saved and well
+            self.say(_in_a_line(error, self.repo))
+        finally:
+            self.say(self.where_it_is(kimg))
+
+    def where_it_is(self, kimg: float) -> str:
+        """What is on the Hub of a run that stands at `kimg`, and the command that brings the rest."""
+        if self.done is None:
+            return f"Not on the Hub: nothing of this run is. Push it with: {self.command}"
+        at, pushed = self.done
+        seen_by = "private" if pushed.private else "public"
+        there = f"On the Hub: {pushed.url} ({seen_by}), as it was at {at:.2f} kimg, commit {pushed.commit[:10]}"
+        if at == kimg:
+            return f"{there}; everything is there"
+        return f"{there}. Not on the Hub: what it learned since. Push it with: {self.command}"
+
+    def _push(self, snapshot: Path, kimg: float) -> None:
+        told = []
+
+        def tell_once(text: str) -> None:
+            if not told:
+                told.append(text)
+                self.say(f"{text}, beside the training")
+
+        try:
+            with _quiet():
+                self.done = kimg, push(snapshot, self.repo, draw=False, say=tell_once)
+        except Exception as error:  # whatever it is, it must not reach the training
+            self.say(f"{_in_a_line(error, self.repo)}. Training goes on; the next save tries again")
+        finally:
+            shutil.rmtree(snapshot, ignore_errors=True)
+
+    def _snapshot(self) -> Path:
+        """The run as it stands, in links where the disk has them, which later saves don't change."""
+        snapshot = Path(tempfile.mkdtemp(prefix=".hub-", dir=self.folder))
+        names = [CONFIG_FILE, WEIGHTS_FILE, SAMPLES, CARD_FILE, "train_config.json", "run.json"]
+        checkpoint = checkpoints_in(self.folder / "checkpoints")[-1].relative_to(self.folder)
+        parts = ("generator.safetensors", "discriminator.safetensors", "state.json")
+        for name in [*names, *(str(checkpoint / part) for part in parts)]:
+            if (self.folder / name).is_file():
+                (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(self.folder / name, snapshot / name)
+        shutil.copy(self.folder / "log.jsonl", snapshot)  # which grows in place, so a link would grow too
+        return snapshot
+
+
+def _in_a_line(error: Exception, repo: str) -> str:
+    return str(error) if isinstance(error, UserError) else f"{repo}: {type(error).__name__}: {_answer(error)}"
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The Hub's client without bars and warnings, which would disturb those of the training."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+        logging.set_verbosity(before)

@@ -1,0 +1,87 @@
+"""The commands as a person at a Hub would give them: in processes of their own, where no client is patched."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+# The waits between tries are shortened; what is tried, and how often, is not.
+WORK = """
+import contextlib, io, json, os, sys
+from fastgan import publish
+from fastgan.cli import main, train_main
+import fastgan.trainer
+publish.WAITS = (0.05, 0.1)
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    call = json.loads(line)
+    os.environ.update(call["env"])
+    os.chdir(call["folder"])
+    out, err = io.StringIO(), io.StringIO()
+    program, *arguments = call["command"]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = {"fastgan": main, "train.py": train_main}[program](arguments)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
+"""
+
+
+class Answer(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Person:
+    """Somebody who gives one command after another, in one process that knows one Hub; a context manager."""
+
+    def __init__(self, environment: dict[str, str]):
+        self.environment = {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def __enter__(self) -> "Person":
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", WORK], env=self.environment, **pipes)
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+        self.process.stdout.close()
+
+    def give(self, *command: object, folder: Path = ROOT, token: str | None = None) -> Answer:
+        """What "fastgan" or "train.py" with these arguments comes to, signed in with the usual token or another."""
+        env = {"HF_TOKEN": self.environment["HF_TOKEN"] if token is None else token}
+        call = {"command": [str(part) for part in command], "folder": str(folder), "env": env}
+        print(json.dumps(call), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        assert line, f"the process ended at {call['command']}"
+        return Answer(*json.loads(line))
+
+
+def run_python(code: str, environment: dict[str, str], folder: Path) -> str:
+    """What a piece of Python prints in a process of its own."""
+    environment = {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def only_line(text: str, start: str = "error: ") -> str:
+    """The one line that begins so."""
+    lines = [line for line in text.splitlines() if line.startswith(start)]
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    return lines[0]
+
+
+def without_hub() -> dict[str, str]:
+    """The environment of a process that can reach no Hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
+    return kept | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "", "NO_PROXY": "127.0.0.1,localhost"}

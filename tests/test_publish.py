@@ -1,0 +1,328 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file
+
+from fastgan import TrainConfig
+from fastgan.checkpoints import checkpoints_in
+from fastgan.trainer import train
+from tests.commands import ROOT, only_line, run_python
+
+EMOJI = ROOT / "examples" / "emoji_faces"
+PUSHED = {
+    ".gitattributes",
+    "README.md",
+    "config.json",
+    "interpolation.mp4",
+    "model.safetensors",
+    "samples.png",
+    "style_mix.png",
+    "training/config.json",
+    "training/discriminator.safetensors",
+    "training/generator.safetensors",
+    "training/log.jsonl",
+}
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of two dozen faces."""
+    folder = tmp_path_factory.mktemp("home-of-somebody") / "faces"
+    folder.mkdir()
+    for file in sorted(EMOJI.glob("*.webp"))[::8]:
+        shutil.copy(file, folder)
+    return folder
+
+
+SETTINGS = {"size": "64", "ngf": 2, "ndf": 4, "z_dim": 8, "eval_images": 8, "log_every": "0.008kimg"}
+FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, pictures):
+    """A run of two steps at 64 pixels, where there are gates."""
+    place = tmp_path_factory.mktemp("runs")
+    settings = {"dataset": str(pictures), "cache_dir": str(place / "cache"), "output_dir": str(place / "run")}
+    return train(TrainConfig(max_steps=2, **SETTINGS, **settings))
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def hub(shared_hub):
+    yield shared_hub
+    shared_hub.heal()
+
+
+@pytest.fixture
+def api(hub):
+    return HfApi(endpoint=hub.endpoint, token=hub.token)
+
+
+@pytest.fixture
+def repo(request, hub):
+    """A repository that no other test uses, and that is not there yet."""
+    return f"{hub.user}/{request.node.name[5:60]}"
+
+
+def commits(api, repo, revision=None):
+    return [commit.title for commit in api.list_repo_commits(repo, revision=revision)]
+
+
+@pytest.fixture(scope="session")
+def pushed(trained, shared_hub, person, tmp_path_factory):
+    """A run that was pushed to tester/faces, and what the command said."""
+    folder = tmp_path_factory.mktemp("pushed") / "run"
+    shutil.copytree(trained, folder)
+    answer = person.give("fastgan", "push", folder, "faces", "--license", "mit")
+    assert answer.code == 0, answer.err
+    return folder, answer
+
+
+def test_a_push_is_one_commit_of_the_whole_folder(hub, api, pushed):
+    run, answer = pushed
+    assert f"Pushed {run} to {hub.endpoint}/tester/faces (private): 10 files" in answer.out
+    assert answer.out.endswith("Next: fastgan app tester/faces\n")
+    files = hub.repo_files("tester/faces")
+    assert set(files) == PUSHED
+    assert commits(api, "tester/faces") == ["FastGAN generator after 0.02 kimg", "initial commit"]
+    assert api.repo_info("tester/faces").private
+    checkpoint = checkpoints_in(run / "checkpoints")[-1]
+    for name, path in (
+        ("config.json", run / "config.json"),
+        ("model.safetensors", run / "model.safetensors"),
+        ("training/generator.safetensors", checkpoint / "generator.safetensors"),
+        ("training/discriminator.safetensors", checkpoint / "discriminator.safetensors"),
+    ):
+        assert files[name] == path.read_bytes()
+    assert files["README.md"] == (run / "README.md").read_bytes()
+
+
+def test_nothing_of_this_machine_is_on_the_hub(hub, pushed, pictures, trained):
+    files = hub.repo_files("tester/faces")
+    secrets = [str(pictures.parent), str(trained.parent), str(Path.home()), "home-of-somebody", hub.token, hub.user]
+    for name, content in files.items():
+        content = content.replace(b"tester/faces", b"")
+        assert not [secret for secret in secrets if secret.encode() in content], name
+    settings = json.loads(files["training/config.json"])
+    assert settings["dataset"] == "faces"
+    assert not {"output_dir", "cache_dir", "push_to_hub"} & set(settings)
+    lines = [json.loads(line) for line in files["training/log.jsonl"].decode().splitlines()]
+    assert [line["images"] for line in lines if "loss/d" in line] == [8, 16]
+    assert all(isinstance(value, int | float) for line in lines for value in line.values())
+    assert {name for name in files if name.endswith((".png", ".webp", ".jpg"))} == {"samples.png", "style_mix.png"}
+
+
+def test_the_card_says_what_was_measured_in_metadata_that_the_hub_takes(hub, pushed):
+    card = ModelCard(hub.repo_files("tester/faces")["README.md"].decode())
+    data = card.data
+    assert (data.library_name, data.license) == ("fastgan", "mit")
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert data.get("thumbnail") == f"{hub.endpoint}/tester/faces/resolve/main/samples.png"
+    [result] = data.eval_results
+    kid = [json.loads(line) for line in (pushed[0] / "log.jsonl").read_text().splitlines()][-1]["kid"]
+    assert (result.metric_type, result.metric_value) == ("kid", kid)
+    assert result.metric_name == "KID (EfficientNet-Lite0 features, 8 drawn, 26 training pictures)"
+    assert "26 pictures from a folder named `faces`, which is not on the Hub" in card.text
+    assert f"| KID | {kid:.4f} | 8 drawn, 26 training pictures |" in card.text
+    assert hub.seen("POST /api/validate-yaml")
+
+
+def test_the_usage_in_the_card_runs_as_printed(hub, pushed, tmp_path):
+    card = hub.repo_files("tester/faces")["README.md"].decode()
+    [usage] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(usage.splitlines()) <= 10
+    (tmp_path / "elsewhere").mkdir()
+    check = "\nprint(len(pictures), pictures[0].tobytes() == generator.sample([0])[0].tobytes(), mixed.size)"
+    printed = run_python(usage + check, hub.env(tmp_path / "empty cache"), tmp_path / "elsewhere")
+    assert printed == "16 True (64, 64)\n"
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["mixed.png", "seed0.png"]
+
+
+def test_a_card_edited_by_hand_survives_the_next_push(hub, person, run, repo):
+    person.give("fastgan", "push", run, repo)
+    card = hub.repo_files(repo)["README.md"].decode()
+    edited = card.replace(f"# {repo[7:]}\n", "# Faces of my friends\n\nThey agreed.\n").replace("0.016", "9.99")
+    edited = edited.replace("library_name", "language: en\nlicense: cc-by-4.0\nlibrary_name", 1) + "\nThank you.\n"
+    edited = edited.replace("- fastgan\n", "- friends\n- fastgan\n", 1)
+    assert "9.99" in edited
+    hub.git_push(repo, {"README.md": edited.encode()})
+    answer = person.give("fastgan", "push", run, repo)
+    assert answer.code == 0, answer.err
+    assert "what was written there by hand was kept" in answer.out
+    again = hub.repo_files(repo)["README.md"].decode()
+    assert "# Faces of my friends\n\nThey agreed.\n" in again and again.endswith("\nThank you.\n")
+    assert "9.99" not in again and again.count("fastgan:begin") == 1
+    data = ModelCard(again).data
+    assert (data.language, data.license, data.tags[:2]) == ("en", "cc-by-4.0", ["friends", "fastgan"])
+    assert len(data.eval_results) == 1
+
+
+def test_a_hub_that_is_not_well_for_a_while_gets_the_push_all_the_same(hub, api, person, run, repo):
+    hub.fail(f"POST /api/models/{repo}/commit", 503, times=2)
+    hub.fail("POST /api/repos/create", 429, retry_after=1)
+    started = time.monotonic()
+    answer = person.give("fastgan", "push", run, repo)
+    assert answer.code == 0, answer.err
+    assert time.monotonic() - started > 1
+    waits = [line for line in answer.err.splitlines() if "the Hub is not well" in line]
+    assert [line.rpartition("; ")[2] for line in waits] == [f"trying again in {s} s" for s in ("1", "0.05", "0.1")]
+    assert "429" in waits[0] and "503" in waits[1]
+    assert len(commits(api, repo)) == 2
+
+
+def test_a_connection_cut_in_the_answer_to_a_commit_does_not_commit_twice(hub, api, person, run, repo):
+    hub.cut(f"POST /api/models/{repo}/commit", after=3)
+    hub.cut(f"PUT /cdn/models/{repo}")
+    answer = person.give("fastgan", "push", run, repo)
+    assert answer.code == 0, answer.err
+    assert len(commits(api, repo)) == 2
+    assert set(hub.repo_files(repo)) == PUSHED
+
+
+def test_a_hub_that_stays_ill_is_said_with_the_command_that_finishes_it(hub, api, person, run, repo):
+    hub.fail(f"{repo}/commit/main", 500, times=None)
+    answer = person.give("fastgan", "push", run, repo, "--license", "mit")
+    assert answer.code == 2
+    line = only_line(answer.err)
+    assert "the Hub answers 500" in line and "Nothing of this push is on the Hub" in line
+    assert line.endswith(f"try again with: fastgan push {run} {repo} --license mit")
+    assert commits(api, repo) == ["initial commit"]
+    hub.heal()
+    assert person.give("fastgan", "push", run, repo).code == 0
+
+
+def test_who_may_not_push_is_told_before_anything_is_drawn(hub, person, run, repo, tmp_path):
+    answers = {
+        "this token can only read": person.give("fastgan", "push", run, repo, token=hub.read_token),
+        "401": person.give("fastgan", "push", run, repo, token="hf_wrong"),
+        "not signed in": person.give("fastgan", "push", run, repo, token=""),
+        "use a token that may write there": person.give("fastgan", "push", run, "other/faces"),
+        "no Hub id": person.give("fastgan", "push", run, "no id at all"),
+        "no config.json there": person.give("fastgan", "push", tmp_path, repo),
+    }
+    for sentence, answer in answers.items():
+        assert answer.code == 2
+        assert sentence in only_line(answer.err)
+    assert not (run / "style_mix.png").exists()
+    assert hub.storage.find("models", repo) is None
+
+
+def test_a_repository_of_another_library_is_not_written_over(hub, api, person, run, repo):
+    api.create_repo(repo)
+    hub.git_push(repo, {"config.json": b'{"model_type": "bert"}'})
+    answer = person.give("fastgan", "push", run, repo)
+    assert "holds a model of another library" in only_line(answer.err)
+    assert commits(api, repo) == ["By git", "initial commit"]
+
+
+def test_branch_message_visibility_and_the_best_weights_are_as_asked(hub, api, person, run, repo):
+    best = json.loads((checkpoints_in(run / "checkpoints")[-1] / "state.json").read_text())["state"]["best_images"]
+    assert best == 16
+    asked = ["--public", "--revision", "second", "--message", "As asked", "--best"]
+    answer = person.give("fastgan", "push", run, repo, *asked)
+    assert answer.code == 0, answer.err
+    assert "(public)" in answer.out
+    assert commits(api, repo, revision="second") == ["As asked", "initial commit"]
+    assert commits(api, repo) == ["initial commit"]
+    assert not api.repo_info(repo).private
+    files = hub.repo_files(repo, revision="second")
+    assert files["model.safetensors"] == (run / "best" / "model.safetensors").read_bytes()
+    assert set(files) == PUSHED
+
+
+# ---------------------------------------------------------------------- beside the training
+
+
+@pytest.fixture
+def train_call(tmp_path, pictures, trained, repo):
+    shared = ["train.py", "--dataset", pictures, "--cache-dir", trained.parent / "cache", *FLAGS]
+
+    def call(*more: str, run: str = "new") -> list:
+        return [*shared, "--output-dir", tmp_path / run, "--push-to-hub", repo, *more]
+
+    return call
+
+
+def test_training_pushes_on_the_way_and_at_the_end_and_says_where_it_is(hub, api, person, train_call, repo, tmp_path):
+    saves = ["--hub-strategy=every_save", "--checkpoint-every=0.008kimg", "--max-steps=2"]
+    answer = person.give(*train_call(*saves, "--hub-public"))
+    assert answer.code == 0, answer.err
+    line = only_line(answer.err, "On the Hub: ")
+    assert line.startswith(f"On the Hub: {hub.endpoint}/{repo} (public), as it was at 0.02 kimg, commit ")
+    assert line.endswith("; everything is there")
+    assert set(hub.repo_files(repo)) == PUSHED
+    first = commits(api, repo)[-2]
+    assert first == "FastGAN generator after 0.01 kimg" and len(commits(api, repo)) >= 3
+    on_the_way = hub.repo_files(repo, revision=api.list_repo_commits(repo)[-2].commit_id)
+    assert set(on_the_way) == PUSHED - {"style_mix.png", "interpolation.mp4"}
+    assert not list((tmp_path / "new").glob(".hub-*"))
+
+
+def test_a_hub_that_fails_during_the_run_never_stops_it_nor_changes_it(hub, api, person, train_call, repo, tmp_path):
+    hub.fail(f"POST /api/models/{repo}/commit", 500, times=3)  # as often as a push tries
+    saves = ["--checkpoint-every=0.008kimg", "--max-steps=6", "--eval-images=0"]
+    pushed = person.give(*train_call(*saves, "--hub-strategy=every_save"))
+    quiet = person.give(*train_call(*saves, run="quiet")[:-4], *saves)
+    assert (pushed.code, quiet.code) == (0, 0), pushed.err
+    lines = [line for line in pushed.err.splitlines() if repo in line]
+    assert "500" in lines[0] and lines[0].endswith("beside the training")
+    assert "Training goes on; the next save tries again" in lines[1]
+    assert lines[-1].startswith("On the Hub: ") and lines[-1].endswith("; everything is there")
+    checkpoints = [checkpoints_in(tmp_path / run / "checkpoints")[-1] for run in ("new", "quiet")]
+    ours, theirs = (load_file(path / "generator.safetensors") for path in checkpoints)
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    there = hub.repo_files(repo)["training/generator.safetensors"]
+    assert there == (checkpoints[0] / "generator.safetensors").read_bytes()
+    assert not list((tmp_path / "new").glob(".hub-*"))
+
+
+def test_a_hub_that_is_gone_at_the_end_leaves_the_command_that_finishes_it(hub, person, train_call, repo, tmp_path):
+    hub.fail(f"{repo}/commit/main", 500, times=None)
+    answer = person.give(*train_call("--max-steps=2"))
+    assert answer.code == 0
+    line = only_line(answer.err, "Not on the Hub: ")
+    command = f"fastgan push {tmp_path / 'new'} {repo}"
+    assert line == f"Not on the Hub: nothing of this run is. Push it with: {command}"
+    hub.heal()
+    assert person.give(*command.split()).code == 0
+    assert set(hub.repo_files(repo)) == PUSHED
+
+
+def test_a_token_that_will_not_do_is_said_before_any_picture_is_read(hub, person, train_call, tmp_path):
+    answer = person.give(*train_call(), token=hub.read_token)
+    assert answer.code == 2
+    assert "this token can only read" in only_line(answer.err)
+    hub.fail("whoami", 503, times=None)
+    answer = person.give(*train_call())
+    assert answer.code == 2
+    assert "503" in only_line(answer.err)
+    assert not (tmp_path / "new" / "log.jsonl").exists()
+
+
+def test_an_interrupted_run_says_that_it_is_not_on_the_hub(hub, api, train_call, repo, tmp_path):
+    environment = {**hub.env(tmp_path / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, *[str(part) for part in train_call()]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(call, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    while not (tmp_path / "new" / "log.jsonl").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert f"Push it with: fastgan push {tmp_path / 'new'} {repo}" in output
+    assert commits(api, repo) == ["initial commit"]
