@@ -24,7 +24,10 @@ for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     program, *arguments = call["command"]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = {"fastgan": main, "train.py": train_main}[program](arguments)
+        try:
+            code = {"fastgan": main, "train.py": train_main}[program](arguments)
+        except SystemExit as stop:  # arguments that make no command
+            code = stop.code
     print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
 """
 
