@@ -12,6 +12,7 @@ from typing import Any
 
 from fastgan.config import RECIPES, TrainConfig, choices_of, flag, kinds_of, read_json
 from fastgan.errors import UserError
+from fastgan.launch import missing_processes, start_processes
 
 GROUPS = {
     "data": "The pictures",
@@ -46,16 +47,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(command: Callable[[], Any]) -> int:
-    """Run a command; a person's mistake becomes one line and exit code 2, Ctrl-C one line and 130."""
+    """Run a command, which may return an exit code; a person's mistake becomes one line and 2, Ctrl-C a line and 130.
+
+    Of several training processes on a machine one speaks: they meet the same mistakes.
+    """
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
-        command()
+        return command() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if speaks:
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(str(stop) or "Stopped.", file=sys.stderr)
+        if speaks:
+            print(str(stop) or "Stopped.", file=sys.stderr)
         return 130
-    return 0
 
 
 # ---------------------------------------------------------------------- train.py
@@ -121,14 +127,19 @@ def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
 def train_main(arguments: Sequence[str] | None = None) -> int:
     """What `train.py` runs. Returns the exit code."""
 
-    def command() -> None:
-        config, resume, dry_run = resolve(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def command() -> int:
+        config, resume, dry_run = resolve(arguments)
         if dry_run:
             print(json.dumps(config.to_dict(), indent=2))
-            return
+            return 0
+        if missing := missing_processes():
+            return start_processes(missing, arguments)
         from fastgan.trainer import train
 
         train(config, resume)
+        return 0
 
     return run(command)
 

@@ -8,13 +8,12 @@ killed one would have gone, and two processes draw exactly what one process that
 import importlib.util
 import json
 import math
-import os
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from fastgan.models import Discriminator, Generator, Images, Reconstructions, do
 
 CONFIG_FILE = "train_config.json"
 LOG_FILE = "log.jsonl"
+SKIPPED_FILE = "skipped.tsv"
 GRID_SEEDS = range(16)
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
 GOING, FINISHED, INTERRUPTED, DIVERGED = range(4)
@@ -63,6 +63,10 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
     trainer = Trainer(config, resume)
     try:
         return trainer.run()
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "closed by peer" in str(error):
+            raise UserError("another process has ended; see what it said") from error
+        raise
     finally:
         trainer.close()
 
@@ -114,7 +118,7 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         self.world = self.accelerator.num_processes
         self.stop = self.wish = GOING  # what is decided; what this process would have
-        self.warned = False
+        self.warned = self.began = False
         self.real_features: Tensor | None = None
         self.state = RunState()
         self.sums: dict[str, Tensor] = {}
@@ -122,15 +126,16 @@ class Trainer:
         try:
             self._set_up(resume)
         except BaseException:
+            if self.main and self.began:
+                self._withdraw()
             self.close()
             raise
 
     def _set_up(self, resume: bool) -> None:
         self._check_processes()
-        checkpoints = self._open_folder(resume)
-        self.publisher = self._open_hub()
-        with self.accelerator.main_process_first():
-            self.pictures = None if self.config.streaming else self._load_pictures()
+        checkpoints = self._together(lambda: self._open_folder(resume))
+        self.publisher = self._together(self._open_hub)
+        self.pictures = self._together(lambda: None if self.config.streaming else self._load_pictures())
         self._build_networks()
         if resume:
             self._load(checkpoints[-1])
@@ -259,13 +264,20 @@ class Trainer:
             raise UserError(f"--mixed-precision {config.mixed_precision or 'fp16'}: {error}") from None
         return accelerator
 
+    def _together(self, work: Callable[[], Any]) -> Any:
+        """What a part of setting up gives; where it fails in one process, all of them end."""
+        error = result = None
+        try:
+            result = work()
+        except UserError as refusal:
+            error = refusal
+        failed = torch.tensor([error is not None], dtype=torch.int64, device=self.accelerator.device)
+        if int(self.accelerator.gather(failed).max()):
+            raise error or UserError("another process could not start; see what it said")
+        return result
+
     def _check_processes(self) -> None:
         config = self.config
-        if self.world == 1 and self.accelerator.device.type == "cpu" and "MASTER_ADDR" in os.environ:
-            self.say(
-                "accelerate launch started one process: on CPUs it starts several only with MPI. For two processes: "
-                "ACCELERATE_USE_CPU=1 torchrun --nproc-per-node 2 train.py ..."
-            )
         parts = config.accumulate * self.world
         if config.batch_size % parts or config.batch_size // parts < 2:
             raise UserError(
@@ -283,11 +295,11 @@ class Trainer:
                 f"{self.folder}: holds a run already; continue it with --resume {self.folder}, "
                 "or choose another --output-dir"
             )
-        self.accelerator.wait_for_everyone()
         if self.main:
             clear_leftovers(self.folder / "checkpoints")
             text = json.dumps(self.config.to_dict(), indent=2) + "\n"
             write_file(self.folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+            self.began = not resume
         return checkpoints
 
     def _open_hub(self) -> Any:
@@ -299,6 +311,13 @@ class Trainer:
 
         every_save = config.hub_strategy == "every_save"
         return Publisher(self.folder, config.push_to_hub, config.hub_public, every_save, self.say)
+
+    def _withdraw(self) -> None:
+        """Leave no folder of a run that could not start."""
+        for name in (CONFIG_FILE, SKIPPED_FILE):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # what else is in it was there before
+            self.folder.rmdir()
 
     def _data_options(self) -> dict[str, Any]:
         config = self.config
@@ -319,7 +338,7 @@ class Trainer:
             config.dataset,
             **self._data_options(),
             cache_dir=Path(config.cache_dir) if config.cache_dir else None,
-            progress=self.main,
+            progress=True,  # shown by the process that prepares them, while the others of this disk wait
         )
         if config.batch_size > len(pictures.images):
             raise UserError(
@@ -328,8 +347,8 @@ class Trainer:
         if self.main:
             skipped = "".join(f"{name}\t{reason}\n" for name, reason in pictures.skipped)
             if skipped:
-                write_file(self.folder / "skipped.tsv", lambda path: path.write_text(skipped, encoding="utf-8"))
-                self.say(f"{len(pictures.skipped)} pictures were left out; {self.folder / 'skipped.tsv'} says why")
+                write_file(self.folder / SKIPPED_FILE, lambda path: path.write_text(skipped, encoding="utf-8"))
+                self.say(f"{len(pictures.skipped)} pictures were left out; {self.folder / SKIPPED_FILE} says why")
         return pictures
 
     def _batches(self) -> Iterator[Tensor]:
@@ -350,8 +369,13 @@ class Trainer:
         if self.main:
             source = batches.source if self.pictures is None else self.pictures.source
             write_run_facts(self.folder, source, self._hardware(), None)
-        for batch in batches:
-            yield batch.to(self.accelerator.device, non_blocking=True)
+        try:
+            for batch in batches:
+                yield batch.to(self.accelerator.device, non_blocking=True)
+        except UserError as error:  # of a stream; the other processes do not meet it, and this one may be silent
+            if not self.accelerator.is_local_main_process:
+                print(f"error in process {self.accelerator.process_index}: {error}", file=sys.stderr)
+            raise
 
     def _hardware(self) -> str:
         """What this run trains on, in words."""

@@ -229,7 +229,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures):
     assert len(checkpoints_in(run / "checkpoints")) == 1
 
 
-TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+TWO = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--quiet")
 
 
 def start_held(config: TrainConfig) -> None:
@@ -260,16 +260,25 @@ def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tin
     one = train(tiny("one", accumulate=2, **held), resume=True)
     two = tiny("two").output_dir
     for steps in ("1", "2"):  # resumed between the steps
-        process = start("--resume", two, "--max-steps", steps, launcher=TWO, ACCELERATE_USE_CPU="1")
+        process = start("--resume", two, "--max-steps", steps, launcher=TWO)
         output = process.communicate(timeout=180)[0]
         assert process.returncode == 0, output
     ours, theirs = newest(one), newest(two)
+    assert "Continuing" in output
     assert ours.keys() == theirs.keys()
     moments = [name for name in ours if name.endswith(("exp_avg", "exp_avg_sq"))]
     assert len(moments) > 100
     apart = {name: float((theirs[name] - ours[name]).norm() / ours[name].norm()) for name in moments}
     assert max(apart.values()) < 0.01, sorted(apart.items(), key=lambda item: item[1])[-5:]
     assert sorted(apart.values())[len(apart) // 4] < 1e-4
+
+
+def test_two_processes_say_once_what_is_wrong(tiny, cache, pictures):
+    folder = train(tiny(max_steps=1))
+    process = start("--dataset", pictures, *TINY, "--output-dir", str(folder), launcher=TWO)
+    output = process.communicate(timeout=180)[0]
+    assert output.count("holds a run already") == 1
+    assert process.returncode == 1 and "Traceback" not in output
 
 
 def test_the_discriminator_holds_no_gradient_after_the_generators_step(tiny):
@@ -348,7 +357,7 @@ def test_bad_input_is_one_clear_line(capsys, tmp_path, cache, pictures):
     assert "--accumulate" in refusal(capsys, *good, "--accumulate", "5")
     assert "--mixed-precision fp16" in refusal(capsys, *good, "--mixed-precision", "fp16")
     assert str(tmp_path / "file") in refusal(capsys, *good, "--output-dir", str(tmp_path / "file" / "run"))
-    assert not (Path(out) / "checkpoints").exists()
+    assert not Path(out).exists()
 
 
 def test_resuming_refuses_what_does_not_fit(capsys, tiny, tmp_path, pictures):

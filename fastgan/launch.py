@@ -1,0 +1,91 @@
+"""Several processes on CPUs: `accelerate launch --cpu --num_processes 2` starts but one and leaves the rest to MPI."""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # set by torchrun or by an MPI
+LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")  # accelerate launch, and its other names
+TRAIN = "import sys; from fastgan.cli import train_main; sys.exit(train_main())"
+PATIENCE = 30  # seconds that the other processes get to end by themselves after one has failed
+
+
+def missing_processes() -> dict[int, dict[str, str]]:
+    """The processes that `accelerate launch --cpu` was asked for on this machine when it started only this one.
+
+    Returns:
+        What each has to find in its environment, by its number on this machine; empty where nothing is missing.
+    """
+    alone = "MASTER_ADDR" in os.environ and not any(name in os.environ for name in RANKS)
+    if not alone or os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("true", "1", "yes"):
+        return {}
+    asked = _asked_of_the_launcher()
+    if asked is None or asked.num_processes is None:
+        return {}
+    machines, here = asked.num_machines or 1, asked.num_processes // (asked.num_machines or 1)
+    shared = {
+        "WORLD_SIZE": str(here * machines),
+        "LOCAL_WORLD_SIZE": str(here),
+        "MASTER_PORT": str(asked.main_process_port or _free_port()),
+    }
+    first = (asked.machine_rank or 0) * here
+    return {i: {**shared, "RANK": str(first + i), "LOCAL_RANK": str(i)} for i in range(here)}
+
+
+def start_processes(environments: dict[int, dict[str, str]], arguments: Sequence[str]) -> int:
+    """Train in several processes and wait for them. Returns the exit code of the first that failed, or 0.
+
+    Ctrl-C reaches them through the terminal, a polite kill is passed on; they save and end by themselves.
+    """
+    command = [sys.executable, "-c", TRAIN, *arguments]
+    processes = [subprocess.Popen(command, env={**os.environ, **more}) for more in environments.values()]
+
+    def pass_on(number, frame):
+        for process in processes:
+            process.send_signal(number)
+
+    before = signal.signal(signal.SIGINT, lambda number, frame: None), signal.signal(signal.SIGTERM, pass_on)
+    try:
+        failed, end = 0, math.inf
+        while any(process.poll() is None for process in processes) and time.monotonic() < end:
+            if not failed and (failed := next((process.returncode for process in processes if process.returncode), 0)):
+                end = time.monotonic() + PATIENCE
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    failed = failed or next((process.returncode for process in processes if process.returncode), 0)
+    return failed if failed >= 0 else 1  # below 0 is the signal that ended it
+
+
+def _asked_of_the_launcher():
+    """What `accelerate launch` was told, flags before its own configuration; None where it did not start us."""
+    import psutil
+    from accelerate.commands.config import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    try:
+        words = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):  # AttributeError: the parent is gone
+        return None
+    start = next((i for i, word in enumerate(words[:4], 1) if os.path.basename(word) in LAUNCHERS), None)
+    if start is None:
+        return None
+    asked = launch_command_parser().parse_args(words[start:])
+    if asked.num_processes is None:
+        asked.num_processes = load_config_from_file(asked.config_file).num_processes
+    return asked
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
