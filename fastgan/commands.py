@@ -12,6 +12,10 @@ Figures under several networks: --network efficientnet-lite1,efficientnet-lite2.
 flatters it and is marked. Compare figures only at equal picture counts. Features of real pictures are kept in the
 cache. For a model folder, metrics.json, nearest.png and training/features.safetensors are written into it."""
 
+PROJECT = """\
+Beside FILE.png stands FILE.safetensors with the latent, "z", and the noise, "noise.0" and so on. The code that is
+printed stands for the latent in the app. Ctrl-C stops the search and writes the nearest so far."""
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands."""
@@ -42,6 +46,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     ):
         measure.add_argument(f"--{name}", help=f"{text} [as in training]" if name != "cache-dir" else text)
     measure.set_defaults(run=evaluate_command)
+
+    find = commands.add_parser("project", help="the latent that draws a picture most nearly", epilog=PROJECT)
+    add_model(find)
+    find.add_argument("picture", type=Path, metavar="PICTURE", help="any picture file")
+    find.add_argument("--out", type=Path, default=Path("projected.png"), metavar="FILE.png", help="[projected.png]")
+    find.add_argument("--starts", type=int, default=48, metavar="N", help="seeds to look at first [48]")
+    find.add_argument("--steps", type=int, default=120, metavar="N", help="of gradient descent [120]")
+    find.add_argument("--fit-noise", action="store_true", help="search the noise too, kept white; no code holds it")
+    find.set_defaults(run=project_command)
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -103,3 +116,51 @@ def _one_of(flag: str, value: str | None, choices: tuple[str, ...]) -> str | Non
     if value is not None and value not in choices:
         raise UserError(f"{flag}: expected one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def project_command(options: argparse.Namespace) -> None:
+    """`fastgan project`: search for a picture, and write what came nearest with what it takes to draw it again."""
+    from tqdm import tqdm
+
+    from fastgan.hub import from_pretrained, save_tensors, write_file
+    from fastgan.projection import encode_latent, open_picture, project
+    from fastgan.sampling import png_info, to_pil
+
+    if options.out.suffix.lower() != ".png":
+        raise UserError(f"--out {options.out}: expected a name that ends in .png")
+    if not options.picture.is_file():
+        raise UserError(f"{options.picture}: no such file")
+    picture = open_picture(options.picture, str(options.picture))
+    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    search = project(
+        generator,
+        picture,
+        starts=options.starts,
+        keep=min(3, options.starts),
+        steps=options.steps,
+        fit_noise=options.fit_noise,
+    )
+    found, stopped = None, False
+    with tqdm(total=options.starts + options.steps, unit=" steps", disable=None) as bar:
+        try:
+            for found in search:
+                bar.set_postfix_str(f"distance {found.perceptual:.3f}", refresh=False)
+                bar.update()
+        except KeyboardInterrupt:
+            if found is None:
+                raise
+            stopped = True
+    model = Path(options.model).name if os.path.isdir(options.model) else options.model
+    code = encode_latent(found.z)
+    info = png_info(model, options.revision or "", seed=code, psi=1)
+    write_file(options.out, lambda path: to_pil(found.image[0]).save(path, pnginfo=info))
+    tensors = {"z": found.z, **{f"noise.{i}": maps for i, maps in enumerate(found.noise)}}
+    write_file(beside := options.out.with_suffix(".safetensors"), lambda path: save_tensors(tensors, path))
+    if stopped:
+        print(f"Stopped after {found.done} of {found.steps} steps.")
+    print(
+        f"Perceptual distance {found.perceptual:.3f} (a copy has 0, a random seed {found.by_chance:.3f}); "
+        f"pixels are off by {found.pixel:.1f} of 255."
+    )
+    print(f"Code: {code}")
+    print(f"Wrote {options.out} and {beside}")

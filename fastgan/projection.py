@@ -2,13 +2,30 @@
 
 import base64
 import binascii
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from fastgan.data import FORMATS, prepare
 from fastgan.errors import UserError
+from fastgan.losses import PerceptualDistance
+from fastgan.models import Generator, downscale
+from fastgan.sampling import draw, seeded_inputs
 
 CODE_PREFIX = "z"
+MAX_BYTES = 20 * 2**20  # of a picture file
+MAX_PIXELS = 50_000_000  # of a picture, before it is brought to the model's size
+LOOK_AT = 256  # pixels: larger pictures are compared perceptually at about this size
+RATE = 0.1  # of Adam, at its height
+MEASURE = 8  # steps between looks at what is really drawn
+WARM_UP, NARROW, COOL_DOWN = 0.05, 0.25, 0.5  # shares of all steps: until full rate; with all starts; slowing down
 
 
 def encode_latent(z: Tensor) -> str:
@@ -34,3 +51,167 @@ def decode_latent(code: str, z_dim: int) -> Tensor:
     if not torch.isfinite(z).all():
         raise UserError(f'"{code[:20]}…" is no code of a projected picture; copy it whole')
     return z
+
+
+class Projection(NamedTuple):
+    """The nearest that has been found of a picture; `done` of `steps` are behind."""
+
+    z: Tensor  # [Z], rounded as a code holds it
+    noise: list[Tensor]  # one map [1, 1, h, w] per entry of Generator.noise_sizes()
+    image: Tensor  # uint8 [1, C, H, W]: what the generator draws from z and noise
+    target: Tensor  # uint8 [1, C, H, W]: the picture as the generator could draw it at best
+    perceptual: float  # distance of the two to a frozen network, from 0; see PerceptualDistance
+    pixel: float  # root mean square difference of the two, 0 to 255
+    by_chance: float  # the perceptual distance of a seed's picture, on average: what to hold `perceptual` against
+    done: int
+    steps: int
+
+
+def open_picture(source: bytes | Path, what: str) -> Image.Image:
+    """A picture from a stranger, not yet decoded, whose size is known to be bearable.
+
+    Args:
+        source: the file or its content.
+        what: names it in an error.
+
+    Raises:
+        UserError: it is too large in bytes or pixels, or no picture.
+    """
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(f"{what}: {size / 2**20:.0f} MiB are too many; at most {MAX_BYTES / 2**20:.0f}")
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        raise UserError(f"{what}: not a picture that can be read, try a PNG or JPEG") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(
+            f"{what}: {image.width}x{image.height} pixels are too many; at most {MAX_PIXELS // 10**6} million"
+        )
+    return image
+
+
+def project(
+    generator: Generator,
+    picture: Image.Image,
+    *,
+    starts: int = 48,
+    keep: int = 3,
+    steps: int = 120,
+    fit_noise: bool = False,
+    seed: int = 0,
+) -> Iterator[Projection]:
+    """Search for the latent that draws a picture; the best so far comes after every step, the result last.
+
+    The best of many seeds are improved by gradient descent, and from a quarter of the steps on the best one alone. The
+    loss is perceptual plus squared pixel difference; the latent is held to the length that normal draws have.
+
+    Args:
+        generator: in eval mode.
+        picture: any, from :func:`open_picture`; its middle is cut to the generator's shape.
+        starts: how many seeds are looked at.
+        keep: how many of them are improved.
+        steps: of gradient descent.
+        fit_noise: search the noise as well, kept from holding any of the picture's structure by the regularisation
+            of arXiv:1912.04958, appendix D. Otherwise the noise stays that of seed 0.
+        seed: of the first start.
+
+    Raises:
+        UserError: the picture is damaged, or a number makes no sense.
+    """
+    if not 1 <= keep <= starts or steps < 1:
+        raise UserError(f"project: expected starts >= keep >= 1 and steps >= 1, got {starts}, {keep} and {steps}")
+    config, device = generator.config, next(generator.parameters()).device
+    try:
+        pixels = torch.from_numpy(prepare(picture, (config.height, config.width), config.channels).copy())
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise UserError("that picture is damaged; try another, or save it anew as PNG") from None
+    target = pixels.permute(2, 0, 1)[None]
+    wanted = target.to(device).float() / 127.5 - 1
+    distance = PerceptualDistance().to(device)
+    factor = max(1, config.level // LOOK_AT)
+
+    def differ(images: Tensor) -> tuple[Tensor, Tensor]:
+        """Perceptual and squared pixel difference to the picture, each the mean over a batch."""
+        small = downscale(wanted, factor).expand(len(images), -1, -1, -1)
+        return distance(downscale(images, factor), small), F.mse_loss(images, wanted.expand_as(images))
+
+    fixed = seeded_inputs(generator, [0])[1]
+    found: Projection | None = None
+    by_chance = 0.0
+
+    def look(z: Tensor, noise: list[Tensor]) -> Projection:
+        """What is really drawn from this latent, rounded as everything that is saved."""
+        z = z.detach().cpu().half().float()
+        [image] = draw(generator, z[None], noise)
+        with torch.no_grad():
+            perceptual, squared = (part.item() for part in differ(image.to(device).float() / 127.5 - 1))
+        return Projection(z, noise, image, target, perceptual, 127.5 * math.sqrt(squared), by_chance, 0, steps)
+
+    def look_at_all(z: Tensor, noise: list[Tensor]) -> list[Projection]:
+        return [look(one, [maps[i : i + 1].detach().cpu() for maps in noise]) for i, one in enumerate(z)]
+
+    def loss_of(at: Projection) -> float:
+        return at.perceptual + (at.pixel / 127.5) ** 2
+
+    looked: list[Projection] = []
+    for start in range(seed, seed + starts):
+        looked.append(look(seeded_inputs(generator, [start])[0][0], fixed))
+        by_chance = sum(one.perceptual for one in looked) / len(looked)
+        found = min(found or looked[0], looked[-1], key=loss_of)._replace(by_chance=by_chance)
+        yield found
+
+    best = sorted(looked, key=loss_of)[:keep]
+    z = torch.stack([one.z for one in best]).to(device).requires_grad_()
+    noise = [maps.to(device).expand(keep, -1, -1, -1).clone().requires_grad_(fit_noise) for maps in fixed]
+    free = [z, *noise] if fit_noise else [z]
+    optimizer = torch.optim.Adam(free, lr=RATE)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * _pace(step / steps)
+        if step == int(NARROW * steps) and len(z) > 1:
+            losses = [loss_of(one) for one in look_at_all(z, noise)]
+            first = losses.index(min(losses))
+            z = z[first : first + 1].detach().clone().requires_grad_()
+            noise = [maps[first : first + 1].detach().clone().requires_grad_(fit_noise) for maps in noise]
+            free = [z, *noise] if fit_noise else [z]
+            optimizer = torch.optim.Adam(free, lr=optimizer.param_groups[0]["lr"])
+        with torch.enable_grad():
+            perceptual, squared = differ(generator(z, noise=noise).full)
+            length = (z.square().mean(dim=1) - 1).square().mean()
+            loss = perceptual + squared + 0.1 * length + (noise_structure(noise) if fit_noise else 0.0)
+            # The generator belongs to others too: its weights must gather no gradient.
+            for part, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
+                part.grad = gradient
+        optimizer.step()
+        with torch.no_grad():
+            if fit_noise:
+                for maps in noise:
+                    maps.sub_(maps.mean(dim=(1, 2, 3), keepdim=True)).div_(maps.std(dim=(1, 2, 3), keepdim=True))
+        if (step + 1) % MEASURE == 0 or step + 1 == steps:
+            found = min(found, *look_at_all(z, noise), key=loss_of)
+        found = found._replace(done=step + 1)
+        yield found
+
+
+def noise_structure(noise: list[Tensor]) -> Tensor:
+    """How far noise maps are from white noise: squared autocorrelation at a shift of one, at every scale from 8 up.
+
+    Source: arXiv:1912.04958, appendix D.
+    """
+    total = noise[0].new_zeros(())
+    for maps in noise:
+        while True:
+            total = (
+                total + (maps * maps.roll(1, dims=2)).mean().square() + (maps * maps.roll(1, dims=3)).mean().square()
+            )
+            if min(maps.shape[2:]) <= 8:
+                break
+            maps = 2 * F.avg_pool2d(maps, 2)  # the mean of four, with the variance of one
+    return total
+
+
+def _pace(share: float) -> float:
+    """The learning rate over the search: up at once, level, then down along a cosine."""
+    down = min(1.0, (1 - share) / COOL_DOWN)
+    return min(1.0, share / WARM_UP + 0.1) * 0.5 * (1 - math.cos(math.pi * down))
