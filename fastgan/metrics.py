@@ -183,7 +183,7 @@ def nearest_training(fake: Tensor, real: Tensor, mirrored: Tensor | None = None,
         mirrored: features of the same training pictures, mirrored, row by row: a training picture is then as near as
             the nearer of the two.
     """
-    real, fake = _pair(real, fake, k)
+    real, fake = _features(real, "real pictures", k), _features(fake, "generated pictures", 1)
     return _nearest(fake, real, _like(mirrored, real), k)
 
 

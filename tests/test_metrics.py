@@ -347,3 +347,9 @@ def test_broken_pictures_and_features_are_said(network):
         extract(network, torch.full((1, 3, 32, 32), torch.nan))
     with pytest.raises(UserError, match="features of the generated pictures are not finite"):
         fid(normal(10, 4), normal(10, 4) / 0)
+
+
+def test_one_picture_has_as_many_neighbours_as_are_asked_for():
+    near = nearest_training(line(4.0), line(0.0, 1.0, 3.0), k=2)
+    assert near.indices.tolist() == [[2, 1]]
+    assert near.distances.tolist() == [[1.0, 3.0]]
