@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gradio_client import Client
 from PIL import Image
 
 import fastgan
-from fastgan.sampling import mix_grid, sample, seeded_inputs, to_pil
+from fastgan.evaluation import save_features
+from fastgan.metrics import extract, feature_network
+from fastgan.projection import decode_latent
+from fastgan.sampling import draw, grid, mix_grid, sample, seeded_inputs, to_pil
 from tests.app_server import app_running, make_model, push
 from tests.hub_server.server import HubServer
 
@@ -44,9 +48,42 @@ def generator(home):
     return make_model(home / "model")
 
 
+CARD = """---
+library_name: fastgan
+model-index:
+- name: blobs
+  results:
+  - task: {type: unconditional-image-generation}
+    dataset: {name: blobs of paint, type: tester/blobs}
+    metrics:
+    - {type: kid, value: 0.0123, name: KID}
+---
+# Blobs
+
+Some **bold** words, [a link](https://example.com/) and <u>what is left out</u>.
+
+<script>window.stolen = 1</script>
+<img src="x" onerror="window.stolen = 2">
+<a href="javascript:window.stolen = 3">press me</a>
+<div style="position: fixed; inset: 0" onclick="window.stolen = 4">over everything</div>
+<form action="https://example.com/"><input name="password"></form>
+
+| setting | value |
+| --- | --- |
+| recipe | ${window.stolen = 5} |
+"""
+
+
 @pytest.fixture(scope="module")
 def repo(hub, home, generator):
-    return push(hub, home / "model", "fastgan-blobs")
+    """A model with all that a repository may hold; the training pictures are those of seeds 0 to 19."""
+    folder = home / "model"
+    (folder / "README.md").write_text(CARD)
+    (folder / "train_config.json").write_text(json.dumps({"recipe": "paper", "batch_size": 8}))
+    grid(torch.cat(list(sample(generator, range(4))))).save(folder / "samples.png")
+    network = feature_network("efficientnet-lite0")
+    save_features(folder, extract(network, sample(generator, range(20))), network, "blobs")
+    return push(hub, folder, "fastgan-blobs")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +156,12 @@ def wait_for_film(page) -> dict:
     return page.eval_on_selector(
         "#film video", "v => ({duration: v.duration, width: v.videoWidth, height: v.videoHeight})"
     )
+
+
+def upload(page, button: str, path: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.locator(button).click()
+    chooser.value.set_files(path)
 
 
 def open_page(page, address: str) -> None:
@@ -235,6 +278,41 @@ def test_the_pair_follows_its_slider_and_a_clicked_cell(app, page, generator):
     page.wait_for_function("() => location.search.includes('one=1') && location.search.includes('other=5')")
 
 
+# ---------------------------------------------------------------------- a picture of one's own
+
+
+def test_an_uploaded_picture_is_found_in_the_model_and_mixed(app, page, generator, tmp_path):
+    generator.sample([777])[0].resize((80, 80)).save(tmp_path / "mine.jpg")
+    page.goto(f"{app}?tab=mix&content=1&style=2")
+    page.wait_for_selector("#pair img")
+    page.get_by_text("A picture of your own").click()
+    page.get_by_label("number input for Steps of the search").fill("20")
+    upload(page, "#upload", tmp_path / "mine.jpg")
+    page.wait_for_function("() => document.querySelector('#project-told').innerText.startsWith('Found')")
+    code = page.locator("#code textarea, #code input").first.input_value()
+    [image] = draw(generator, decode_latent(code, 32)[None], seeded_inputs(generator, [0])[1])
+    assert np.array_equal(picture_at(page, "#projected img"), np.asarray(to_pil(image[0])))
+    before = page.locator("#mixes img").get_attribute("src")
+    page.get_by_role("button", name="Mix as content").last.click()
+    page.wait_for_function("before => document.querySelector('#mixes img').src !== before", arg=before)
+    assert page.get_by_label("Content seeds, down").input_value() == f"1,{code}"
+
+
+def test_a_search_can_be_stopped(app, page, tmp_path):
+    Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
+    page.goto(f"{app}?tab=mix")
+    page.wait_for_selector("#pair img")
+    page.get_by_text("A picture of your own").click()
+    page.get_by_label("number input for Steps of the search").fill("400")
+    upload(page, "#upload", tmp_path / "noise.png")
+    page.wait_for_selector("#projected img")
+    page.locator("#stop-project").click()
+    page.wait_for_function("() => document.querySelector('#project-told').innerText.startsWith('Stopped')")
+    before = page.locator("#projected img").get_attribute("src")
+    page.wait_for_timeout(1500)
+    assert page.locator("#projected img").get_attribute("src") == before
+
+
 # ---------------------------------------------------------------------- explore
 
 
@@ -264,8 +342,37 @@ def test_names_of_directions_are_saved_and_loaded(app, page, tmp_path):
     saved = json.loads((tmp_path / "names.json").read_text())
     assert saved["directions"] == {"2": "smile"}
     (tmp_path / "names.json").write_text(json.dumps({"directions": {"1": "glasses"}}))
-    page.locator("input[type=file][accept='.json']").set_input_files(tmp_path / "names.json")
+    upload(page, "#load-names", tmp_path / "names.json")
     page.wait_for_function("() => document.querySelector('#d1').innerText.includes('glasses')")
+
+
+# ---------------------------------------------------------------------- about
+
+
+def test_the_card_is_shown_and_does_no_harm(app, page):
+    page.goto(f"{app}?tab=about")
+    page.wait_for_selector("#card h1")
+    assert page.locator("#card strong").inner_text() == "bold"
+    assert page.locator("#card a").first.get_attribute("rel") == "noopener noreferrer nofollow"
+    assert "${window.stolen = 5}" in page.locator("#card table").inner_text()
+    page.get_by_text("press me").click()
+    page.get_by_text("over everything").click()
+    assert page.evaluate("window.stolen") is None
+    for selector in ("script", "img", "form", "input", "div[style*=fixed]", "[onclick]", "[href^=javascript]"):
+        assert page.locator(f"#card .prose {selector}, #card {selector}").count() == 0
+    count_of(page, "#grids .thumbnail-item img", 1)
+    page.get_by_role("button", name="Figures").click()
+    page.get_by_text("blobs of paint").locator("visible=true").first.wait_for()
+    page.get_by_role("button", name="Settings").first.click()
+    page.get_by_text("batch_size").locator("visible=true").first.wait_for()
+
+
+def test_a_copy_of_a_training_picture_is_called_one(client, repo):
+    text, rows = client.predict(repo, 1, "7", api_name="/nearest")
+    assert text.startswith("**Very near to a training picture.**")
+    assert rows["data"][0] == [7, "0.00"]
+    text, rows = client.predict(repo, 1, "1000", api_name="/nearest")
+    assert text.startswith("**Not a copy.**")
 
 
 # ---------------------------------------------------------------------- links
@@ -291,11 +398,14 @@ def test_a_link_shows_the_same_pictures_to_somebody_else(app, browser, page):
 def test_every_action_is_an_endpoint_with_typed_and_described_parameters(client):
     api = client.view_api(return_format="dict")["named_endpoints"]
     assert sorted(api) == [
+        "/about",
         "/explore",
         "/explore_strip",
         "/interpolate",
         "/mix",
         "/mix_pair",
+        "/nearest",
+        "/project",
         "/sample",
         "/sample_zip",
     ]

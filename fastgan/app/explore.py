@@ -173,7 +173,7 @@ def explore_tab(page: Page) -> ExploreTab:
                     )
         with gr.Row():
             save = gr.Button("Save the names", min_width=120)
-            load = gr.UploadButton("Load names", file_types=[".json"], min_width=120)
+            load = gr.UploadButton("Load names", file_types=[".json"], min_width=120, elem_id="load-names")
         saved = gr.DownloadButton("Names", visible="hidden", elem_id="names-file")
     with gr.Row():
         which = page.linked(

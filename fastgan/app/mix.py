@@ -11,6 +11,7 @@ from torch import Tensor
 from fastgan.app.common import QUICK, Page, check_pixels, endpoint
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_png
+from fastgan.app.project import projection_panel
 from fastgan.models import GATE_LEVELS
 from fastgan.sampling import draw, mix_grid, to_pil
 
@@ -25,7 +26,6 @@ class MixTab(NamedTuple):
 
     content: gr.Textbox
     style: gr.Textbox
-    gates: gr.CheckboxGroup
 
 
 def mix_tab(page: Page) -> MixTab:
@@ -156,16 +156,16 @@ def mix_tab(page: Page) -> MixTab:
                 elem_classes="shown",
             )
 
-    drawn = gr.on(
-        [run.click, content.submit, style.submit, gates.input, strength.release],
-        mix,
-        [page.model, page.psi, content, style, gates, strength],
-        sheet,
-        api_name="mix",
-        show_progress="minimal",
-        trigger_mode="always_last",
+    mixing = {
+        "fn": mix,
+        "inputs": [page.model, page.psi, content, style, gates, strength],
+        "outputs": sheet,
+        "show_progress": "minimal",
+        "trigger_mode": "always_last",
         **QUICK,
-    )
+    }
+    changes = [run.click, content.submit, style.submit, gates.input, strength.release]
+    drawn = gr.on(changes, api_name="mix", **mixing)
     pairs = [page.model, page.psi, one, other, gates, slider]
     gr.on(
         [slider.input, one.submit, other.submit],
@@ -198,7 +198,9 @@ def mix_tab(page: Page) -> MixTab:
         api_visibility="private",
         **QUICK,
     ).success(**again, **QUICK)
-    return MixTab(content, style, gates)
+    with gr.Accordion("A picture of your own", open=False):
+        projection_panel(page, content, style, {**mixing, "api_visibility": "private"})
+    return MixTab(content, style)
 
 
 def typed(text: str, labels: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import gradio as gr
 
+from fastgan.app.about import about_tab
 from fastgan.app.common import QUICK, Page, click_when_there, endpoint, read_address, write_address
 from fastgan.app.explore import explore_tab
 from fastgan.app.interpolate import interpolate_tab
@@ -152,6 +153,8 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
                 mixed = mix_tab(page)
             with gr.Tab("Explore", id="explore") as on_explore:
                 explored = explore_tab(page)
+            with gr.Tab("About", id="about") as on_about:
+                about_tab(page, sampled.picked)
 
         @endpoint
         def describe(model: str, recent: list[str], token: gr.OAuthToken | None = None):
@@ -185,7 +188,13 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
         ).then(**opened).success(None, js=OPENED, api_visibility="private").success(**then_draw)
         model.input(**opened).success(None, js=OPENED, api_visibility="private").success(**then_draw)
         psi.release(**then_draw)
-        shown = {"sample": on_sample, "interpolate": on_interpolate, "mix": on_mix, "explore": on_explore}
+        shown = {
+            "sample": on_sample,
+            "interpolate": on_interpolate,
+            "mix": on_mix,
+            "explore": on_explore,
+            "about": on_about,
+        }
         for name, chosen in shown.items():
             chosen.select(None, None, tab, js=f"() => '{name}'", api_visibility="private").then(**then_draw)
 

@@ -1,0 +1,179 @@
+"""The About tab: the model's own card, its figures, settings and grids, and whether a picture is a copy."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import gradio as gr
+import safetensors
+import torch
+from torch import Tensor
+
+from fastgan.app.cards import read_card, read_settings
+from fastgan.app.common import QUICK, Page, endpoint
+from fastgan.app.keys import read_keys
+from fastgan.app.models import Found
+from fastgan.app.pictures import name_of, serve
+from fastgan.errors import UserError
+from fastgan.features import SCALES
+from fastgan.hub import CONFIG_FILE
+from fastgan.metrics import extract, feature_network, memorisation, nearest_training
+from fastgan.projection import open_picture
+from fastgan.sampling import draw
+
+CARD = "README.md"
+SETTINGS = ("train_config.json", "training/config.json")
+GRIDS = {
+    "samples.png": "Pictures of the first seeds",
+    "style_mix.png": "Style mixing",
+    "nearest.png": "Drawn pictures on the left, beside each the training pictures nearest to it",
+}
+FEATURES = "training/features.safetensors"
+MAX_TEXT = 500_000  # bytes of a card, and of a file of settings
+MAX_FEATURES = 2**27  # bytes
+MAX_GRID = 20 * 2**20  # bytes
+NEIGHBOURS = 5
+
+
+class Features(NamedTuple):
+    """What a repository says of its training pictures: features [N, F], and the name of the network they are from."""
+
+    rows: Tensor
+    network: str
+
+
+def about_tab(page: Page, picked: gr.Number) -> None:
+    """Build the tab inside the current one.
+
+    Args:
+        page: what it belongs to.
+        picked: the seed that was last chosen elsewhere.
+    """
+
+    @endpoint
+    def about(
+        model: str, token: gr.OAuthToken | None = None
+    ) -> tuple[str, list[list[str]], list[list[str]], list[tuple[str, str]]]:
+        """Read what a model's repository says of it.
+
+        Args:
+            model: Hub id of a fastgan model, as user/name or user/name@revision.
+
+        Returns:
+            The card as HTML that only formats text; figures as rows of name, value and dataset; settings as rows of
+            name and value; and the repository's own sheets of pictures.
+        """
+        found = page.open(model, token)
+
+        def file(name: str, most: int) -> Path | None:
+            return page.models.path(found, name, most, token.token if token else None)
+
+        path = file(CARD, MAX_TEXT)
+        card = read_card(path.read_text("utf-8", errors="replace")) if path else None
+        settings = []
+        for name in (CONFIG_FILE, *SETTINGS):
+            if path := file(name, MAX_TEXT):
+                settings.extend(row for row in read_settings(path) if row not in settings)
+        grids = []
+        for name, caption in GRIDS.items():
+            if (path := file(name, MAX_GRID)) and open_picture(path, name).format == "PNG":
+                grids.append((serve(path.read_bytes(), f"{name_of(found, Path(name).stem)}.png"), caption))
+        return card.html if card else "<p>It has no card.</p>", card.figures if card else [], settings, grids
+
+    @endpoint
+    def nearest(
+        model: str, psi: float, seed: str, token: gr.OAuthToken | None = None
+    ) -> tuple[str, list[list[str | int]]]:
+        """Compare a seed's picture with the pictures that the model was trained on.
+
+        Args:
+            model: Hub id of a fastgan model, as user/name or user/name@revision.
+            psi: truncation from 0 to 2; 1 is off, lower is less varied with fewer accidents.
+            seed: which picture.
+
+        Returns:
+            Whether it looks like a copy, and the nearest training pictures as rows of number and distance.
+        """
+        found = page.open(model, token)
+        path = page.models.path(found, FEATURES, MAX_FEATURES, token.token if token else None)
+        if path is None:
+            raise UserError(f"{found.name} has no features of its training pictures, so nothing can be compared")
+        training = read_features(path, found)
+        key = read_keys(found.generator, seed, psi, "Seed", 1)
+        [image] = page.in_turn(draw(found.generator, key.z, key.noise))
+        # Whoever learns from mirrored pictures may copy those.
+        both = extract(feature_network(training.network), torch.cat([image, image.flip(3)]))
+        near = nearest_training(both, training.rows, k=min(NEIGHBOURS, len(training.rows)))
+        side = int(near.distances[:, 0].argmin())
+        copied = memorisation(both[side : side + 1], training.rows)
+        pairs = zip(near.indices[side].tolist(), near.distances[side].tolist(), strict=True)
+        rows = [[index, f"{distance:.2f}"] for index, distance in pairs]
+        text = (
+            f"Its distance to the nearest training picture is **{copied.distance_ratio:.2f}** times that between a "
+            f"training picture and the one nearest to it: 0 is a copy, 1 is as new as training pictures are to each "
+            f"other ({len(training.rows)} pictures, seen through {training.network})."
+        )
+        return ("**Very near to a training picture.** " if copied.near_share else "**Not a copy.** ") + text, rows
+
+    read = gr.Button("Read what the repository says", elem_id="draw-about", visible="hidden")
+    with gr.Row():
+        seed = gr.Textbox("0", label="Is this seed's picture a copy?", max_lines=1, min_width=160)
+        compare = gr.Button("Compare with the training pictures", min_width=160)
+    verdict = gr.Markdown("", elem_id="verdict")
+    neighbours = gr.Dataframe(
+        headers=["Training picture", "Distance"],
+        label="Nearest training pictures, by their place in the dataset",
+        interactive=False,
+        visible=False,
+    )
+    grids = gr.Gallery(
+        label="Sheets from the repository",
+        show_label=False,
+        format="png",
+        height="auto",
+        columns=3,
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        elem_id="grids",
+    )
+    card = gr.HTML("", elem_id="card", elem_classes="prose", js_on_load=None)
+    with gr.Accordion("Figures", open=False):
+        figures = gr.Dataframe(headers=["Figure", "Value", "Dataset"], label="Figures", interactive=False)
+    with gr.Accordion("Settings", open=False):
+        settings = gr.Dataframe(headers=["Setting", "Value"], label="Settings", interactive=False)
+
+    read.click(about, page.model, [card, figures, settings, grids], api_name="about", show_progress="minimal", **QUICK)
+    gr.on(
+        [compare.click, seed.submit],
+        nearest,
+        [page.model, page.psi, seed],
+        [verdict, neighbours],
+        api_name="nearest",
+        show_progress="minimal",
+        **QUICK,
+    ).success(
+        lambda: gr.Dataframe(visible=True),
+        None,
+        neighbours,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    picked.change(None, picked, seed, js="(seed) => String(seed)", api_visibility="private")
+
+
+def read_features(path: Path, found: Found) -> Features:
+    """The features of the training pictures that a repository holds.
+
+    Raises:
+        UserError: they are not what `fastgan evaluate` writes, or from a network that is not here.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            network = (file.metadata() or {}).get("network", "")
+            rows = file.get_tensor("features")
+    except (OSError, safetensors.SafetensorError):
+        rows, network = torch.empty(0), ""
+    if rows.ndim != 2 or len(rows) < 2 or rows.dtype != torch.float32 or network not in SCALES:
+        raise UserError(f"{found.name}: its {FEATURES} can't be used here; `fastgan evaluate` writes one that can")
+    return Features(rows, network)

@@ -1,0 +1,64 @@
+"""A repository's own words, written by strangers: card to harmless HTML, settings and figures to rows."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import nh3
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from markdown_it import MarkdownIt
+
+# Nothing that loads, moves or asks: pictures come from this server, next to the card.
+TAGS = set(
+    "a b blockquote br code del details em h1 h2 h3 h4 h5 h6 hr i kbd li ol p pre s strong sub summary sup "
+    "table tbody td th thead tr ul".split()
+)
+MOST_ROWS = 100
+MOST_LETTERS = 300  # of one value
+
+
+class Card(NamedTuple):
+    """What a card says: its text as HTML, and its figures as rows of name, value and dataset."""
+
+    html: str
+    figures: list[list[str]]
+
+
+def read_card(text: str) -> Card:
+    """A model card from its Markdown, raw HTML allowed in it but reduced to what only formats text."""
+    try:
+        card = ModelCard(text, ignore_metadata_errors=True)
+        body, results = card.text, card.data.eval_results or []
+    except (ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError, RecursionError):
+        body, results = REGEX_YAML_BLOCK.sub("", text, count=1), []
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
+    html = nh3.clean(
+        rendered,
+        tags=TAGS,
+        attributes={"a": {"href"}},
+        url_schemes={"http", "https"},
+        link_rel="noopener noreferrer nofollow",
+        set_tag_attribute_values={"a": {"target": "_blank"}},
+        url_relative="deny",
+    )
+    figures = [
+        [_short(result.metric_name or result.metric_type), _short(result.metric_value), _short(result.dataset_name)]
+        for result in results[:MOST_ROWS]
+    ]
+    return Card(html, figures)
+
+
+def read_settings(path: Path) -> list[list[str]]:
+    """Rows of name and value from a JSON file of settings; none where it is not one."""
+    try:
+        values = json.loads(path.read_bytes())
+        return [[_short(name), _short(value)] for name, value in list(values.items())[:MOST_ROWS]]
+    except (ValueError, AttributeError, RecursionError, OSError):
+        return []
+
+
+def _short(value: object) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…"
