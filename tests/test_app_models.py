@@ -1,0 +1,213 @@
+"""Models for many visitors, without a browser: who may open what, how often it is read, and how much is kept."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fastgan.app.models import ModelCache, parse_model, weight_bytes
+from fastgan.errors import UserError
+from fastgan.hub import from_pretrained
+from tests.app_server import ROOT, make_model, push
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("one", "two", "three"):
+        make_model(tmp_path / name, size=32, ngf=4)
+    return {name: str(tmp_path / name) for name in ("one", "two", "three")}
+
+
+class Counting:
+    """Loads as usual, slowly, and remembers what."""
+
+    def __init__(self):
+        self.loaded = []
+
+    def __call__(self, model, **options):
+        self.loaded.append(os.path.basename(model))
+        time.sleep(0.2)
+        return from_pretrained(model, **options)
+
+
+def test_a_model_is_loaded_once_however_many_ask(folders):
+    load = Counting()
+    cache = ModelCache(load, list(folders.values()))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: cache.get(folders["one"]), range(8)))
+    assert load.loaded == ["one"]
+    assert len({id(one.generator) for one in found}) == 1
+
+
+def test_the_least_recently_used_model_goes_when_there_is_no_room(folders):
+    load = Counting()
+    room = 2 * weight_bytes(from_pretrained(folders["one"]))
+    cache = ModelCache(load, list(folders.values()), max_bytes=room)
+    for name in ("one", "two", "one", "three", "one", "two"):
+        cache.get(folders[name])
+    assert load.loaded == ["one", "two", "three", "two"]
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again(folders):
+    attempts = []
+
+    def load(model, **options):
+        attempts.append(model)
+        if len(attempts) == 1:
+            raise UserError("the disk was asleep")
+        return from_pretrained(model, **options)
+
+    cache = ModelCache(load, list(folders.values()))
+    with pytest.raises(UserError, match="asleep"):
+        cache.get(folders["one"])
+    assert cache.get(folders["one"]).name == "one"
+
+
+def test_new_weights_in_a_folder_are_seen(folders):
+    cache = ModelCache(given=[folders["one"]])
+    before = cache.get(folders["one"]).generator
+    make_model(folder := Path(folders["one"]), size=32, ngf=4, seed=1)
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert cache.get(folders["one"]).generator is not before
+
+
+def test_a_folder_opens_only_if_it_was_given_or_folders_are_allowed(folders):
+    cache = ModelCache(given=[folders["one"]])
+    assert cache.get(folders["one"]).name == "one"
+    with pytest.raises(UserError, match="is no Hub id"):
+        cache.get(folders["two"])
+    assert ModelCache(allow_local=True).get(folders["two"]).name == "two"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/etc/passwd",
+        "../../secrets",
+        "user/..",
+        "user/model/more",
+        "user/model@../..",
+        "user",
+        "user/model@",
+        "https://example.com/model",
+        "user/mo del",
+        "user/" + "a" * 200,
+        "a\nb/c",
+        "user/model@rev\n",
+        "",
+    ],
+)
+def test_what_is_no_id_is_refused_before_anything_is_asked(text):
+    with pytest.raises(UserError):
+        parse_model(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("user/model", ("user/model", None)),
+        ("user/model@main", ("user/model", "main")),
+        ("user/model@refs/pr/1", ("user/model", "refs/pr/1")),
+    ],
+)
+def test_ids_and_revisions_are_read(text, parts):
+    assert parse_model(text) == parts
+
+
+def test_models_beyond_what_the_page_can_bear_are_refused_before_their_weights(tmp_path):
+    make_model(tmp_path / "huge", size=32, ngf=4)
+    config = json.loads((tmp_path / "huge" / "config.json").read_text())
+    (tmp_path / "huge" / "config.json").write_text(json.dumps(config | {"ngf": 512, "height": 2048, "width": 2048}))
+    cache = ModelCache(load=lambda *_, **__: pytest.fail("was loaded"), allow_local=True)
+    with pytest.raises(UserError, match="this page opens models up to"):
+        cache.get(str(tmp_path / "huge"))
+
+
+def test_a_slow_model_keeps_nobody_from_another(folders):
+    asleep = threading.Event()
+
+    def load(model, **options):
+        if model.endswith("one"):
+            asleep.wait(20)
+        return from_pretrained(model, **options)
+
+    cache = ModelCache(load, list(folders.values()))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(cache.get, folders["one"])
+        assert cache.get(folders["two"]).name == "two"
+        assert not slow.done()
+        asleep.set()
+        assert slow.result().name == "one"
+
+
+# ---------------------------------------------------------------------- on the Hub, in a process that knows no other
+
+ASK = """
+import json, sys
+from fastgan.app.models import ModelCache
+from fastgan.errors import UserError
+
+cache, answers = ModelCache(), []
+for model, token in json.loads(sys.argv[1]):
+    try:
+        answers.append(cache.get(model, token).name)
+    except UserError as error:
+        answers.append(f"refused: {error}")
+print(json.dumps(answers))
+"""
+
+
+def ask(hub, tmp_path, *questions):
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps(questions)],
+        env=hub.env(tmp_path / "cache", token="") | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_private_model_opens_for_its_owner_and_for_nobody_else_even_once_it_is_in_memory(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    repo = push(hub, tmp_path / "model", "secret", private=True)
+    before, mine, after, other = ask(
+        hub, tmp_path, (repo, None), (repo, hub.token), (repo, None), (repo, "hf_read_other")
+    )
+    assert mine == repo
+    for answer in (before, after, other):
+        assert answer == f"refused: {repo}: no such model on the Hub, or it is private"
+
+
+def test_a_repository_that_announces_too_much_is_refused_without_a_download(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    repo = push(hub, tmp_path / "model", "vast")
+    hub.announce(repo, "model.safetensors", 100 * 10**9)
+    [answer] = ask(hub, tmp_path, (repo, None))
+    assert answer.startswith("refused: ") and "100,000,000,000 bytes" in answer
+    assert not hub.seen(r"GET .*model\.safetensors")
+
+
+def test_what_is_not_ours_is_refused_in_a_sentence_without_a_path(hub, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    repo = push(hub, tmp_path / "model", "bert")
+    other, missing, revision = ask(
+        hub, tmp_path, (repo, None), ("tester/nothing", None), (f"{repo}@no-such-branch", None)
+    )
+    assert "not a fastgan model" in other
+    assert "no such model" in missing
+    assert "no such branch" in revision
+    assert str(tmp_path) not in other + missing + revision
+
+
+def test_a_hub_that_can_not_be_reached_is_said(tmp_path, hub):
+    hub.fail("/api/models/", 503, times=None)
+    [answer] = ask(hub, tmp_path, ("tester/model", None))
+    assert answer.startswith("refused: tester/model: the Hub")
