@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from fastgan.fast import double_conv, norm_glu, norm_leaky_relu
+
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Module:
     """A spectrally normalised convolution without bias (arXiv:1802.05957), drawn from N(0, 0.02²)."""
@@ -18,11 +20,6 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     layer = nn.BatchNorm2d(channels)
     nn.init.normal_(layer.weight, 1.0, 0.02)
     return layer
-
-
-def upsample(x: Tensor) -> Tensor:
-    """The map at twice its height and width by nearest neighbour: [B, C, H, W] to [B, C, 2H, 2W]."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 class NoiseInjection(nn.Module):
@@ -64,7 +61,7 @@ class FirstBlock(nn.Module):
         self.norm = batch_norm(2 * channels)
 
     def forward(self, z: Tensor) -> Tensor:
-        return F.glu(self.norm(self.conv(z[:, :, None, None])), dim=1)
+        return norm_glu(self.norm, self.conv(z[:, :, None, None]))
 
 
 class UpBlock(nn.Module):
@@ -78,7 +75,7 @@ class UpBlock(nn.Module):
         self.norm = batch_norm(2 * out_channels)
 
     def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
-        return F.glu(self.norm(self.conv(upsample(x))), dim=1)
+        return norm_glu(self.norm, double_conv(x, self.conv.weight))
 
 
 class NoisyUpBlock(nn.Module):
@@ -97,8 +94,8 @@ class NoisyUpBlock(nn.Module):
 
     def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
         first, second = noise or (None, None)
-        x = F.glu(self.norm1(self.noise1(self.conv1(upsample(x)), first)), dim=1)
-        return F.glu(self.norm2(self.noise2(self.conv2(x), second)), dim=1)
+        x = norm_glu(self.norm1, self.noise1(double_conv(x, self.conv1.weight), first))
+        return norm_glu(self.norm2, self.noise2(self.conv2(x), second))
 
 
 class DownBlock(nn.Module):
@@ -110,7 +107,7 @@ class DownBlock(nn.Module):
         self.norm = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(self.norm(self.conv(x)), 0.2)
+        return norm_leaky_relu(self.norm, self.conv(x))
 
 
 class ResidualDownBlock(nn.Module):
@@ -126,9 +123,9 @@ class ResidualDownBlock(nn.Module):
         self.direct_norm = batch_norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        main = F.leaky_relu(self.norm1(self.conv1(x)), 0.2)
-        main = F.leaky_relu(self.norm2(self.conv2(main)), 0.2)
-        direct = F.leaky_relu(self.direct_norm(self.direct_conv(F.avg_pool2d(x, 2))), 0.2)
+        main = norm_leaky_relu(self.norm1, self.conv1(x))
+        main = norm_leaky_relu(self.norm2, self.conv2(main))
+        direct = norm_leaky_relu(self.direct_norm, self.direct_conv(F.avg_pool2d(x, 2)))
         return (main + direct) / 2
 
 
