@@ -188,9 +188,10 @@ class TrainConfig:
 
     output_dir: str | None = setting(None, "run", "run folder; runs/<dataset> when not given")
     seed: int = setting(0, "run", "of everything random")
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = setting(
-        None, "run", "as accelerate is configured when not given"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting(
+        "auto", "run", "auto is accelerate's own setting, or else bf16 where this device is faster with it"
     )
+    fast: bool = setting(True, "run", "the same arithmetic in forms that cost less; --no-fast for the plain ones")
     log_every: Every = setting("0.1min", "run", "line in log.jsonl and in the progress", metavar="10min|5kimg|never")
     sample_every: Every = setting("2min", "run", "sample grid", metavar="10min|5kimg|never")
     checkpoint_every: Every = setting("10min", "run", "checkpoint and KID", metavar="10min|5kimg|never")

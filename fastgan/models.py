@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastgan.config import ModelConfig
+from fastgan.fast import channels_last
 from fastgan.layers import (
     Decoder,
     DownBlock,
@@ -161,7 +162,7 @@ class Generator(nn.Module):
 
     def _gate_sources(self, z: Tensor, noise_at: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
         """The maps that gates look at, by level, from the base grid up."""
-        maps = {4: self.first(z)}
+        maps = {4: channels_last(self.first(z))}
         for gate in self.config.gates[1:]:
             level = gate // 16
             maps[level] = self.up[str(level)](maps[level // 2], noise_at[level])
@@ -236,6 +237,7 @@ class Discriminator(nn.Module):
         Returns:
             Logits, 5×5 for square pictures, and the decoders' pictures or None.
         """
+        images = Images(*map(channels_last, images))
         x = self.stem(images.full)
         maps = {min(self.config.level, 256): x}
         for level, block in self.down.items():

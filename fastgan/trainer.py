@@ -5,6 +5,7 @@ shown so far, and the order of pictures follows from the same two numbers. So a 
 killed one would have gone, and two processes draw exactly what one process that accumulates two half batches draws.
 """
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -20,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.state import AcceleratorState, PartialState, is_initialized
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fastgan import data, metrics, sampling
+from fastgan import data, fast, metrics, sampling
 from fastgan.augment import augment
 from fastgan.cards import write_run_facts
 from fastgan.checkpoints import RunState, checkpoints_in, clear_leftovers, load_checkpoint, save_checkpoint
@@ -60,15 +61,16 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         UserError: the settings, the pictures or the folder won't do, or training diverged.
         KeyboardInterrupt: the run was interrupted; it is saved and the message says how to go on.
     """
-    trainer = Trainer(config, resume)
-    try:
-        return trainer.run()
-    except RuntimeError as error:
-        if isinstance(error, torch.distributed.DistError) or "closed by peer" in str(error):
-            raise UserError("another process has ended; see what it said") from error
-        raise
-    finally:
-        trainer.close()
+    with fast.use(config.fast):
+        trainer = Trainer(config, resume)
+        try:
+            return trainer.run()
+        except RuntimeError as error:
+            if isinstance(error, torch.distributed.DistError) or "closed by peer" in str(error):
+                raise UserError("another process has ended; see what it said") from error
+            raise
+        finally:
+            trainer.close()
 
 
 def run_folder(config: TrainConfig) -> Path:
@@ -136,6 +138,8 @@ class Trainer:
         checkpoints = self._together(lambda: self._open_folder(resume))
         self.publisher = self._together(self._open_hub)
         self.pictures = self._together(lambda: None if self.config.streaming else self._load_pictures())
+        if self.config.fast:
+            fast.keep_freed_memory()
         self._build_networks()
         if resume:
             self._load(checkpoints[-1])
@@ -249,7 +253,7 @@ class Trainer:
             _require(config.report_to, f"--report-to {config.report_to}")
         try:
             accelerator = Accelerator(
-                mixed_precision=config.mixed_precision,
+                mixed_precision=self._precision(),
                 gradient_accumulation_steps=config.accumulate,
                 log_with=None if config.report_to == "none" else config.report_to,
                 project_config=ProjectConfiguration(project_dir=str(self.folder)),
@@ -261,8 +265,20 @@ class Trainer:
                 raise ValueError("a CPU does not compute in it; bf16 or no will do")
         except ValueError as error:  # a precision that this device doesn't have
             self._forget_accelerate()
-            raise UserError(f"--mixed-precision {config.mixed_precision or 'fp16'}: {error}") from None
+            precision = "fp16" if config.mixed_precision == "auto" else config.mixed_precision
+            raise UserError(f"--mixed-precision {precision}: {error}") from None
+        # What was found here is kept, so that a resumed run computes as it did before.
+        self.config = dataclasses.replace(config, mixed_precision=accelerator.mixed_precision)
         return accelerator
+
+    def _precision(self) -> str | None:
+        """What Accelerate is asked for; None is whatever it has been set up with."""
+        if self.config.mixed_precision != "auto":
+            return self.config.mixed_precision
+        if self.shares_state or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
+            return None
+        [precision] = broadcast_object_list([fast.best_precision(PartialState().device)])  # noisy: one process decides
+        return precision
 
     def _together(self, work: Callable[[], Any]) -> Any:
         """What a part of setting up gives; where it fails in one process, all of them end."""
@@ -391,7 +407,7 @@ class Trainer:
         config = self.config
         torch.manual_seed(config.seed)  # every process starts from the same weights
         generator, discriminator = Generator(config.model), Discriminator(config.model, config.ndf)
-        adam = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
+        adam = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": config.fast}
         g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
         if not config.reconstruction_weight:
             for decoder in (discriminator.decode_whole, discriminator.decode_quadrant, discriminator.decode_small):

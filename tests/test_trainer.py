@@ -23,7 +23,8 @@ from fastgan.trainer import Every, Trainer, frozen, train
 
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "examples" / "emoji_faces"
-TINY = ["--size", "32", "--ngf", "4", "--ndf", "4", "--z-dim", "16", "--eval-images", "0", "--log-every", "0.008kimg"]
+TINY = ["--size", "32", "--ngf", "4", "--ndf", "4", "--z-dim", "16", "--eval-images", "0"]
+TINY += ["--mixed-precision", "no", "--log-every", "0.008kimg"]
 PARTS = ("generator", "discriminator", "ema", "optimizer_generator", "optimizer_discriminator")
 
 
@@ -54,6 +55,7 @@ def tiny(tmp_path, cache, pictures):
             "ngf": 4,
             "ndf": 4,
             "z_dim": 16,
+            "mixed_precision": "no",
             "eval_images": 0,
             "max_steps": 4,
             "log_every": "0.008kimg",
@@ -166,7 +168,7 @@ def test_a_callers_own_accelerator_is_left_alone(tiny):
     try:
         with pytest.raises(UserError, match="--mixed-precision no"):
             Trainer(tiny(mixed_precision="no"))
-        Trainer(tiny()).close()
+        Trainer(tiny(mixed_precision="auto")).close()
         assert mine.mixed_precision == "bf16" and is_initialized()
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,103 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastgan import fast
+from fastgan.config import ModelConfig
+from fastgan.models import Discriminator, Generator, Images
+
+
+def gradients(output: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    weights = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    return list(torch.autograd.grad((output * weights).sum(), inputs))
+
+
+def test_a_transposed_convolution_doubles_and_convolves():
+    x = torch.randn(2, 5, 8, 12, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 5, 3, 3, dtype=torch.float64, requires_grad=True)
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
+    quick = F.conv_transpose2d(x, fast.transposed_kernel(weight), stride=2, padding=1)
+    torch.testing.assert_close(quick, plain)
+    for found, expected in zip(gradients(quick, x, weight), gradients(plain, x, weight), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("form", [fast.norm_glu, fast.norm_leaky_relu])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_normalisation_of_channels_last_maps_is_the_plain_one(form, momentum):
+    found = []
+    for enabled in (True, False):
+        torch.manual_seed(0)
+        norm = nn.BatchNorm2d(6, momentum=momentum)
+        nn.init.normal_(norm.weight)
+        x = (torch.randn(4, 6, 5, 9) * 3 + 1).to(memory_format=torch.channels_last).requires_grad_()
+        with fast.use(enabled):
+            for _ in range(2):
+                y = form(norm, x)
+        assert (y.grad_fn.name() == "LeakyReluBackward0") or enabled == y.grad_fn.name().startswith("_Norm")
+        found.append([y, *gradients(y, x, norm.weight, norm.bias), norm.running_mean, norm.running_var])
+    for quick, plain in zip(*found, strict=True):
+        torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (64, 96)])
+def test_both_networks_compute_the_same_with_and_without(size):
+    config = ModelConfig(*size, z_dim=16, ngf=8)
+    torch.manual_seed(0)
+    generator, discriminator = Generator(config).double(), Discriminator(config, ndf=8).double()
+    z = torch.randn(4, 16, dtype=torch.float64)
+    noise = [torch.randn(4, 1, *side, dtype=torch.float64) for side in generator.noise_sizes()]
+    state = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    judge_state = {name: tensor.clone() for name, tensor in discriminator.state_dict().items()}
+    found = []
+    for enabled in (True, False):
+        generator.load_state_dict(state)
+        discriminator.load_state_dict(judge_state)
+        with fast.use(enabled):
+            images = generator(z, noise=noise)
+            logits, redrawn = discriminator(Images(*images), quadrant=2)
+            parameters = [*generator.parameters(), *discriminator.parameters()]
+            loss = logits.full.square().mean() + logits.small.square().mean() + sum(x.square().mean() for x in redrawn)
+            found.append([images.full, redrawn.quadrant, *torch.autograd.grad(loss, parameters)])
+    for quick, plain in zip(*found, strict=True):
+        torch.testing.assert_close(quick, plain, rtol=1e-5, atol=1e-7)
+
+
+def test_the_switch_is_put_back():
+    with pytest.raises(RuntimeError), fast.use(False):
+        raise RuntimeError
+    x = torch.randn(1, 2, 8, 8).to(memory_format=torch.contiguous_format)
+    assert fast.channels_last(x).is_contiguous(memory_format=torch.channels_last)
+    with fast.use(False):
+        assert fast.channels_last(x) is x
+
+
+def test_the_precision_chosen_is_one_that_the_device_has():
+    assert fast.best_precision(torch.device("cpu")) in ("no", "bf16")
+    assert fast.best_precision(torch.device("meta")) == "no"
+
+
+FAULTS = """
+import resource, sys, torch
+from fastgan import fast
+if sys.argv[1] == "keep":
+    fast.keep_freed_memory()
+for turn in range(14):
+    if turn == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(20_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_kept_memory_is_handed_out_again_with_fewer_page_faults():
+    keeping, plain = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("keep", "plain")
+    )
+    assert keeping < plain / 2
