@@ -1,6 +1,7 @@
 """DiffAugment: the same family of random, differentiable changes on real and drawn pictures (arXiv:2006.10738)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +47,9 @@ def cutout(x: Tensor, ratio: float = 0.5) -> Tensor:
     return x.masked_fill(inside, 0.0)
 
 
-POLICIES = {"color": color, "translation": translation, "cutout": cutout}
-
-
-def augment(x: Tensor, policy: Sequence[str]) -> Tensor:
+def augment(x: Tensor, policy: Sequence[str], cutout_ratio: float = 0.5) -> Tensor:
     """The pictures after each named change in turn, with gradients: [B, C, H, W] in [-1, 1], about the same out."""
+    changes = {"color": color, "translation": translation, "cutout": partial(cutout, ratio=cutout_ratio)}
     for name in policy:
-        x = POLICIES[name](x)
+        x = changes[name](x)
     return x

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgan.config import RECIPES, TrainConfig, choices_of, flag, kinds_of, read_json
+from fastgan.config import TrainConfig, choices_of, flag, kinds_of, read_json
 from fastgan.errors import UserError
 from fastgan.launch import missing_processes, start_processes
 
@@ -81,7 +81,9 @@ def train_parser() -> Parser:
     groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
     for field in dataclasses.fields(TrainConfig):
         text = field.metadata["help"]
-        if field.default not in (None, "", False):
+        if "paper" in field.metadata:
+            text += f" [{field.metadata['projected']}; paper {field.metadata['paper']}]"
+        elif field.default not in (None, "", False):
             text += f" [{'on' if field.default is True else field.default}]"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         kinds = [kind for kind in kinds_of(field.type) if kind is not type(None)]
@@ -119,8 +121,7 @@ def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
         return dataclasses.replace(given, output_dir=resume), True, dry_run
     values = {} if path is None else read_json(Path(path))
     if isinstance(values, dict):
-        recipe = flags.get("recipe", values.get("recipe", TrainConfig.recipe))
-        values = {**RECIPES.get(recipe, {}), **values, **flags}
+        values = {**values, **flags}
     return TrainConfig.from_dict(values, path or "flags"), False, dry_run
 
 

@@ -128,6 +128,11 @@ def setting(default: Any, group: str, help: str, **extra: Any) -> Any:
     return field(default=default, metadata={"group": group, "help": help, **extra})
 
 
+def preset(projected: Any, paper: Any, help: str) -> Any:
+    """A field of TrainConfig whose default is the recipe's; None stands for it until the config is made."""
+    return field(default=None, metadata={"group": "recipe", "help": help, "projected": projected, "paper": paper})
+
+
 Every = str  # "10min", "5kimg" or "never"
 
 
@@ -166,21 +171,29 @@ class TrainConfig:
     streaming: bool = setting(False, "data", "read while training, for sets that do not fit on this disk")
     cache_dir: str | None = setting(None, "data", "where prepared pictures are kept")
 
-    recipe: Literal["paper"] = setting("paper", "recipe", "preset of the settings below")
-    ngf: int = setting(64, "recipe", "generator width")
-    ndf: int = setting(64, "recipe", "discriminator width")
-    z_dim: int = setting(256, "recipe", "length of the latent")
-    batch_size: int = setting(8, "recipe", "pictures per optimizer step, over all processes and accumulated parts")
-    accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
-    learning_rate: float = setting(2e-4, "recipe", "of Adam, for both networks")
-    beta1: float = setting(0.5, "recipe", "of Adam")
-    beta2: float = setting(0.999, "recipe", "of Adam")
-    augment: str = setting("color,translation", "recipe", "DiffAugment: any of color, translation, cutout; or none")
-    perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
-        "efficientnet-lite0", "recipe", "network that compares reconstructions; lpips-vgg is fetched when first used"
+    recipe: Literal["projected", "paper"] = setting(
+        "projected", "recipe", "preset of the settings below: projected learns quickest, paper is FastGAN as published"
     )
-    reconstruction_weight: float = setting(8.0, "recipe", "of the reconstruction loss beside the hinge loss; 0 is off")
-    ema_half_life_kimg: float = setting(5.5, "recipe", "of the averaged generator; 5.5 is 0.999 a step at batch 8")
+    ngf: int = preset(32, 64, "generator width")
+    ndf: int = setting(64, "recipe", "discriminator width; paper only")
+    z_dim: int = setting(256, "recipe", "length of the latent")
+    batch_size: int = preset(16, 8, "pictures per optimizer step, over all processes and accumulated parts")
+    accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
+    learning_rate: float = preset(4e-4, 2e-4, "of Adam, for both networks")
+    beta1: float = preset(0.0, 0.5, "of Adam")
+    beta2: float = preset(0.99, 0.999, "of Adam")
+    augment: str = preset(
+        "color,translation,cutout", "color,translation", "DiffAugment: any of color, translation, cutout; or none"
+    )
+    cutout: float = preset(0.2, 0.5, "side of the cut-out square, as a share of the picture's")
+    perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
+        "efficientnet-lite0", "recipe", "compares reconstructions; lpips-vgg is fetched when first used; paper only"
+    )
+    reconstruction_weight: float = setting(
+        8.0, "recipe", "of the reconstruction loss beside the hinge loss; 0 is off; paper only"
+    )
+    ema_half_life_kimg: float = preset(1.0, 5.5, "of the averaged generator; 5.5 is 0.999 a step at batch 8")
+    ema_warmup: float = preset(0.05, 0.0, "the half-life is at most this share of the pictures seen; 0 is off")
 
     duration_kimg: float = setting(400.0, "length", "thousands of real pictures shown to D; 400 is 50,000 paper steps")
     max_steps: int | None = setting(None, "length", "stop after this many optimizer steps")
@@ -206,6 +219,9 @@ class TrainConfig:
     def __post_init__(self):
         if not self.dataset:
             raise UserError("--dataset: which pictures? Give a Hub id like user/pokemon, or a folder")
+        for f in dataclasses.fields(self):
+            if getattr(self, f.name) is None and self.recipe in f.metadata:
+                object.__setattr__(self, f.name, f.metadata[self.recipe])
         ranges = {
             "ndf": (1, 512),
             "batch_size": (2, 65536),
@@ -213,7 +229,9 @@ class TrainConfig:
             "learning_rate": (1e-12, 1.0),
             "beta1": (0.0, 0.9999),
             "beta2": (0.0, 0.999999),
+            "cutout": (0.0, 1.0),
             "reconstruction_weight": (0.0, 1e4),
+            "ema_warmup": (0.0, 1.0),
             "ema_half_life_kimg": (1e-6, 1e6),
             "duration_kimg": (1e-6, 1e9),
             "max_steps": (1, 10**12),
@@ -288,10 +306,6 @@ class TrainConfig:
                 expected = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
                 raise UserError(f"{where}: {name}: expected {expected}, got {value!r}")
         return cls(**values)
-
-
-# What a recipe sets; flags override it. "paper" is FastGAN as published, so it is the defaults themselves.
-RECIPES: dict[str, dict[str, Any]] = {"paper": {}}
 
 
 def flag(name: str) -> str:

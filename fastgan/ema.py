@@ -14,16 +14,26 @@ class EMA:
     Args:
         generator: copied as it stands; the copy is `ema.model`.
         half_life_kimg: thousands of images after which a change has half arrived; 5.5 is about 0.999 a step of 8.
+        warmup: the half-life is at most this share of the images seen so far, so that an early average is not held
+            back by the first weights (as in arXiv:2006.06676); 0 is off.
     """
 
-    def __init__(self, generator: Generator, half_life_kimg: float):
+    def __init__(self, generator: Generator, half_life_kimg: float, warmup: float = 0.0):
         self.model = copy.deepcopy(generator).eval().requires_grad_(False)
         self.half_life_images = 1000 * half_life_kimg
+        self.warmup = warmup
 
     @torch.no_grad()
-    def update(self, generator: Generator, images: int) -> None:
-        """Move toward `generator` as far as `images` more pictures go. Buffers are left to :meth:`settle`."""
-        step = 1 - 0.5 ** (images / self.half_life_images)
+    def update(self, generator: Generator, images: int, seen: int = 0) -> None:
+        """Move toward `generator` as far as `images` more pictures go. Buffers are left to :meth:`settle`.
+
+        Args:
+            generator: as it is now.
+            images: how many pictures it saw since the last call.
+            seen: how many it has seen in all; only a warm-up asks for it.
+        """
+        half_life = min(self.half_life_images, self.warmup * seen) if self.warmup else self.half_life_images
+        step = 1 - 0.5 ** (images / max(half_life, 1e-9))
         torch._foreach_lerp_(list(self.model.parameters()), [p.detach() for p in generator.parameters()], step)
 
     def settle(self, generator: Generator, images: int = 128, batch_size: int = 8) -> Generator:

@@ -24,20 +24,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
-from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fastgan import data, fast, metrics, sampling
-from fastgan.augment import augment
 from fastgan.cards import write_run_facts
 from fastgan.checkpoints import RunState, checkpoints_in, clear_leftovers, load_checkpoint, save_checkpoint
 from fastgan.config import TrainConfig, parse_every
 from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.hub import save_model, write_file
-from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
-from fastgan.models import Discriminator, Generator, Images, Reconstructions, downscale, quadrant_of
+from fastgan.models import Generator
+from fastgan.objectives import Players, objective_of
 
 CONFIG_FILE = "train_config.json"
 LOG_FILE = "log.jsonl"
@@ -98,18 +96,6 @@ class Every:
         return passed
 
 
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[nn.Module]:
-    """The network without gradients for its parameters; their flags are put back as they were."""
-    flags = [parameter.requires_grad for parameter in network.parameters()]
-    network.requires_grad_(False)
-    try:
-        yield network
-    finally:
-        for parameter, flag in zip(network.parameters(), flags, strict=True):
-            parameter.requires_grad_(flag)
-
-
 class Trainer:
     """One run: networks, optimizers, pictures and the folder they end in."""
 
@@ -163,7 +149,7 @@ class Trainer:
                 for _ in range(config.accumulate):
                     self.train_on(next(batches))
                 state.steps += 1
-                self.ema.update(self.accelerator.unwrap_model(self.generator), config.batch_size)
+                self.ema.update(self.accelerator.unwrap_model(self.players.generator), config.batch_size, state.images)
                 now = time.monotonic()
                 state.seconds, last = state.seconds + now - last, now
                 self.bar.update(config.batch_size)
@@ -180,66 +166,18 @@ class Trainer:
         return self._finish()
 
     def train_on(self, real: Tensor) -> None:
-        """One part of a batch through both networks: D on fakes, D on real pictures, then G.
-
-        D sees the fakes first and does not share gradients between processes yet. The pass on real pictures then uses
-        every parameter of D, decoders too, so one exchange serves both passes and nothing is left unused.
+        """One part of a batch through both networks.
 
         Args:
             real: this process's part, [b, C, H, W] in [-1, 1].
         """
-        config, accelerator = self.config, self.accelerator
         self._seed_from_clock(len(real))
-        quadrant = int(torch.randint(4, ()))  # on the CPU: no wait for the device
-        with accelerator.accumulate(self.generator, self.discriminator):
-            z = torch.randn(len(real), config.z_dim, device=real.device)
-            real_images = self._both_sizes(augment(real, config.augmentations))
-            fake_images = self.generator(z)
-
-            with accelerator.no_sync(self.discriminator):
-                fake_logits, _ = self.discriminator(self._augmented(Images(*(x.detach() for x in fake_images))))
-                fake_loss = _mean(d_hinge(logits, real=False) for logits in fake_logits)
-                accelerator.backward(fake_loss)
-            reconstruct = config.reconstruction_weight > 0
-            real_logits, redrawn = self.discriminator(real_images, quadrant if reconstruct else None)
-            real_loss = _mean(d_hinge(logits, real=True) for logits in real_logits)
-            redrawn_loss = torch.zeros_like(real_loss)
-            if reconstruct:
-                with accelerator.autocast():
-                    redrawn_loss = reconstruction(redrawn, real_images, quadrant, self.distance)
-            accelerator.backward(real_loss + config.reconstruction_weight * redrawn_loss)
-            self.d_optimizer.step()
-            self.d_optimizer.zero_grad()
-
-            with frozen(accelerator.unwrap_model(self.discriminator)) as judge:
-                logits, _ = judge(self._augmented(fake_images))
-                g_loss = _mean(g_hinge(part) for part in logits)
-                accelerator.backward(g_loss)
-            self.g_optimizer.step()
-            self.g_optimizer.zero_grad()
-
+        with self.accelerator.accumulate(self.players.generator, self.players.discriminator):
+            values = self.objective.play(self.players, real)
         self.state.images += len(real) * self.world
-        if reconstruct:
-            self.last_redrawn = real_images.full[:8], Reconstructions(*(x[:8].detach() for x in redrawn)), quadrant
-        self._note(
-            {
-                "loss/d": real_loss + fake_loss,
-                "loss/g": g_loss,
-                "loss/reconstruction": redrawn_loss,
-                "logits/real": _mean(part.mean() for part in real_logits),
-                "logits/fake": _mean(part.mean() for part in fake_logits),
-                # 1 where D knows every training picture for real, 0 where it guesses (arXiv:2006.06676).
-                "d_overfitting": _mean(part.sign().mean() for part in real_logits),
-            }
-        )
-
-    def _augmented(self, images: Images) -> Images:
-        """Drawn pictures as D sees them: each size changed by itself."""
-        return Images(*(augment(x, self.config.augmentations) for x in images))
-
-    def _both_sizes(self, full: Tensor) -> Images:
-        """Real pictures as D sees them: the small ones are the full ones downscaled."""
-        return Images(full, downscale(full, self.config.model.level // self.config.model.small_level))
+        for name, value in values.items():  # added up on the device; read when a log line is due
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.micro_steps += 1
 
     def _seed_from_clock(self, part: int) -> None:
         """Set the random state from the seed and the number of the first picture of this process's part."""
@@ -407,33 +345,27 @@ class Trainer:
     def _build_networks(self) -> None:
         config = self.config
         torch.manual_seed(config.seed)  # every process starts from the same weights
-        generator, discriminator = Generator(config.model), Discriminator(config.model, config.ndf)
+        generator = Generator(config.model)
+        self.objective = objective_of(config, self.accelerator)
+        discriminator = self.objective.discriminator()
         adam = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": config.fast}
         g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
-        if not config.reconstruction_weight:
-            for decoder in (discriminator.decode_whole, discriminator.decode_quadrant, discriminator.decode_small):
-                decoder.requires_grad_(False)  # nothing would train them
         d_optimizer = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], **adam)
-        self.ema = EMA(generator.to(self.accelerator.device), config.ema_half_life_kimg)
-        self.distance = None
-        if config.reconstruction_weight:
-            self.distance = PerceptualDistance(config.perceptual).to(self.accelerator.device)
+        self.ema = EMA(generator.to(self.accelerator.device), config.ema_half_life_kimg, config.ema_warmup)
         with warnings.catch_warnings():
             # PyTorch 2.15 renames the setting that Accelerate passes on; older ones know only this name.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self.generator, self.discriminator, self.g_optimizer, self.d_optimizer = self.accelerator.prepare(
-                generator, discriminator, g_optimizer, d_optimizer
-            )
+            self.players = Players(*self.accelerator.prepare(generator, discriminator, g_optimizer, d_optimizer))
 
     def _parts(self) -> tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]:
         """What a checkpoint holds, by name."""
         unwrap = self.accelerator.unwrap_model
         networks = {
-            "generator": unwrap(self.generator),
-            "discriminator": unwrap(self.discriminator),
+            "generator": unwrap(self.players.generator),
+            "discriminator": unwrap(self.players.discriminator),
             "ema": self.ema.model,
         }
-        return networks, {"generator": self.g_optimizer, "discriminator": self.d_optimizer}
+        return networks, {"generator": self.players.g_optimizer, "discriminator": self.players.d_optimizer}
 
     def _load(self, checkpoint: Path) -> None:
         self.state, scaler = load_checkpoint(checkpoint, *self._parts())
@@ -452,12 +384,6 @@ class Trainer:
             self.accelerator.init_trackers("fastgan", config=settings)
 
     # ------------------------------------------------------------------ what is due now and then
-
-    def _note(self, values: dict[str, Tensor]) -> None:
-        """Add up figures on the device; they are read when a log line is due."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.micro_steps += 1
 
     def log(self) -> None:
         """Write the means since the last line, and notice what has gone wrong."""
@@ -494,7 +420,7 @@ class Trainer:
     def _settled(self) -> Generator:
         """The averaged generator, ready for eval mode."""
         part = self.config.batch_size // self.config.accumulate // self.world
-        return self.ema.settle(self.accelerator.unwrap_model(self.generator), batch_size=part)
+        return self.ema.settle(self.accelerator.unwrap_model(self.players.generator), batch_size=part)
 
     def draw_samples(self) -> Generator:
         """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures. Returns the generator drawn."""
@@ -502,21 +428,16 @@ class Trainer:
         sheet = sampling.grid(torch.cat(list(sampling.sample(generator, GRID_SEEDS))))
         for path in (self.folder / "samples" / f"{self.state.images:010d}.png", self.folder / "samples.png"):
             write_file(path, lambda temporary: sheet.save(temporary))
-        if self.config.reconstruction_weight:
-            panel = self._reconstruction_panel()
+        if rows := self.objective.panel():
+            size = rows[1].shape[2:]
+            rows = [nn.functional.interpolate(row.detach().float(), size=size, mode="area") for row in rows]
+            panel = sampling.grid(sampling.to_uint8(torch.cat(rows)).cpu(), columns=len(rows[0]))
             write_file(self.folder / "reconstruction.png", lambda temporary: panel.save(temporary))
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):  # TensorBoard has to be told where the channels are
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({"samples": np.asarray(sheet.convert("RGB"))[None]}, self.state.images, **layout)
         return generator
-
-    def _reconstruction_panel(self) -> Image.Image:
-        """Rows of up to 8 pictures: real, redrawn whole, redrawn by the small branch, a real quadrant, redrawn."""
-        full, redrawn, quadrant = self.last_redrawn
-        rows = [full, redrawn.whole, redrawn.small, quadrant_of(full, quadrant), redrawn.quadrant]
-        rows = [nn.functional.interpolate(row.float(), size=redrawn.whole.shape[2:], mode="area") for row in rows]
-        return sampling.grid(sampling.to_uint8(torch.cat(rows)).cpu(), columns=len(full))
 
     def save(self) -> None:
         """Write the generator as it stands and a checkpoint; measure it, and keep it in best/ if none was better."""
@@ -633,11 +554,6 @@ class Trainer:
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
         )
-
-
-def _mean(values) -> Tensor:
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def _images_of(line: str) -> float:

@@ -82,3 +82,16 @@ def test_reestimation_makes_a_strange_generator_draw_sensible_pictures():
     reestimate_batch_norm(generator)
     picture = next(sample(generator, [0])).float()
     assert 0 < picture.std() and 20 < picture.mean() < 235
+
+
+def test_a_warm_up_follows_closely_at_first_and_ends_at_the_half_life():
+    generator = Generator(ModelConfig(32, 32, z_dim=4, ngf=1))
+    ema = EMA(generator, half_life_kimg=1.0, warmup=0.05)
+    start = next(ema.model.parameters()).clone()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(1.0)
+    ema.update(generator, images=10, seen=200)  # the half-life is 10 images now
+    torch.testing.assert_close(next(ema.model.parameters()), start + 0.5)
+    ema.update(generator, images=1000, seen=10**6)
+    torch.testing.assert_close(next(ema.model.parameters()), start + 0.75)

@@ -19,11 +19,12 @@ from torch.nn.utils.parametrize import is_parametrized
 import fastgan
 from fastgan import TrainConfig, UserError
 from fastgan.checkpoints import checkpoints_in, save_checkpoint
-from fastgan.trainer import Every, Trainer, frozen, train
+from fastgan.objectives import frozen
+from fastgan.trainer import Every, Trainer, train
 
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "examples" / "emoji_faces"
-TINY = ["--size", "32", "--ngf", "4", "--ndf", "4", "--z-dim", "16", "--eval-images", "0"]
+TINY = "--recipe paper --batch-size 8 --size 32 --ngf 4 --ndf 4 --z-dim 16 --eval-images 0".split()
 TINY += ["--mixed-precision", "no", "--log-every", "0.008kimg"]
 PARTS = ("generator", "discriminator", "ema", "optimizer_generator", "optimizer_discriminator")
 
@@ -49,6 +50,7 @@ def tiny(tmp_path, cache, pictures):
 
     def make(name="run", **changes) -> TrainConfig:
         settings = {
+            "recipe": "paper",
             "dataset": pictures,
             "cache_dir": cache,
             "size": "32",
@@ -139,6 +141,10 @@ def test_the_saved_model_draws_the_saved_grid(tiny):
         {"accumulate": 2},
         {"streaming": True},
         {"augment": "none", "flip": False, "fit": "pad"},
+        {"recipe": "projected", "batch_size": 8},
+        {"recipe": "projected", "batch_size": 8, "channels": 1},
+        {"recipe": "projected", "batch_size": 8, "channels": 4},
+        {"recipe": "projected", "batch_size": 8, "size": "32x48", "accumulate": 2},
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -286,8 +292,8 @@ def test_two_processes_say_once_what_is_wrong(tiny, cache, pictures):
 def test_the_discriminator_holds_no_gradient_after_the_generators_step(tiny):
     trainer = Trainer(tiny())
     trainer.train_on(next(trainer._batches()))
-    assert all(parameter.grad is None for parameter in trainer.discriminator.parameters())
-    assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+    assert all(parameter.grad is None for parameter in trainer.players.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in trainer.players.discriminator.parameters())
     trainer.close()
 
 
@@ -304,7 +310,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_spares_the_checkpoints(tiny)
     config = tiny(max_steps=8)
     trainer = Trainer(config, resume=True)
     with torch.no_grad():
-        next(trainer.generator.parameters()).fill_(float("nan"))
+        next(trainer.players.generator.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="no longer a number"):
         trainer.run()
     trainer.close()

@@ -1,0 +1,206 @@
+"""What teaches the generator: the published discriminator or the projected one, each with its losses and its order."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+
+from fastgan.augment import augment
+from fastgan.config import TrainConfig
+from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
+from fastgan.models import Discriminator, Images, downscale, quadrant_of
+from fastgan.projected import MixedFeatures, ProjectedDiscriminator, on_random_colours
+
+
+@dataclass
+class Players:
+    """The two networks and their optimizers, as Accelerate prepared them."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    g_optimizer: AcceleratedOptimizer
+    d_optimizer: AcceleratedOptimizer
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """The network without gradients for its parameters; their flags are put back as they were."""
+    flags = [parameter.requires_grad for parameter in network.parameters()]
+    network.requires_grad_(False)
+    try:
+        yield network
+    finally:
+        for parameter, flag in zip(network.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+
+
+class Objective:
+    """One kind of discriminator and how the two networks play with it.
+
+    Args:
+        config: every setting.
+        accelerator: carries out the backward passes.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+        self.config, self.accelerator = config, accelerator
+
+    def discriminator(self) -> nn.Module:
+        """A new discriminator, on the CPU."""
+        raise NotImplementedError
+
+    def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
+        """Let both networks learn from one part of a batch.
+
+        D is shown the drawn pictures first and does not share gradients between processes yet. Its pass on real
+        pictures then uses every parameter, so one exchange serves both passes and nothing is left unused.
+
+        Args:
+            players: the networks.
+            real: pictures, [B, C, H, W] in [-1, 1].
+
+        Returns:
+            Figures for the log, each a number on the device.
+        """
+        raise NotImplementedError
+
+    def panel(self) -> list[Tensor]:
+        """Rows of up to 8 pictures in [-1, 1] that show what D made of the last real ones, if it makes any."""
+        return []
+
+    def _learn(self, loss: Tensor, optimizer: AcceleratedOptimizer) -> None:
+        self.accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class PaperObjective(Objective):
+    """FastGAN as published: patch logits from two sizes, and decoders that redraw real pictures (arXiv:2101.04775)."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+        super().__init__(config, accelerator)
+        self.distance = None
+        if config.reconstruction_weight:
+            self.distance = PerceptualDistance(config.perceptual).to(accelerator.device)
+        self.last: tuple[Tensor, Images, int] | None = None
+
+    def discriminator(self) -> Discriminator:
+        network = Discriminator(self.config.model, self.config.ndf)
+        if self.distance is None:
+            for decoder in (network.decode_whole, network.decode_quadrant, network.decode_small):
+                decoder.requires_grad_(False)  # nothing would train them
+        return network
+
+    def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
+        config, accelerator = self.config, self.accelerator
+        quadrant = int(torch.randint(4, ()))  # on the CPU: no wait for the device
+        z = torch.randn(len(real), config.z_dim, device=real.device)
+        real_images = self._both_sizes(augment(real, config.augmentations, config.cutout))
+        fake_images = players.generator(z)
+
+        with accelerator.no_sync(players.discriminator):
+            fake_logits, _ = players.discriminator(self._augmented(Images(*(x.detach() for x in fake_images))))
+            fake_loss = mean(d_hinge(logits, real=False) for logits in fake_logits)
+            accelerator.backward(fake_loss)
+        real_logits, redrawn = players.discriminator(real_images, None if self.distance is None else quadrant)
+        real_loss = mean(d_hinge(logits, real=True) for logits in real_logits)
+        redrawn_loss = torch.zeros_like(real_loss)
+        if self.distance is not None:
+            with accelerator.autocast():
+                redrawn_loss = reconstruction(redrawn, real_images, quadrant, self.distance)
+            self.last = real_images.full[:8], redrawn, quadrant
+        self._learn(real_loss + config.reconstruction_weight * redrawn_loss, players.d_optimizer)
+
+        with frozen(accelerator.unwrap_model(players.discriminator)) as judge:
+            logits, _ = judge(self._augmented(fake_images))
+            g_loss = mean(g_hinge(part) for part in logits)
+            self._learn(g_loss, players.g_optimizer)
+        return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/reconstruction": redrawn_loss}
+
+    def panel(self) -> list[Tensor]:
+        """Real pictures, redrawn whole, redrawn by the small branch, a quadrant of them, and that redrawn."""
+        if self.last is None:
+            return []
+        full, redrawn, quadrant = self.last
+        return [full, redrawn.whole[:8], redrawn.small[:8], quadrant_of(full, quadrant), redrawn.quadrant[:8]]
+
+    def _augmented(self, images: Images) -> Images:
+        """Drawn pictures as D sees them: each size changed by itself."""
+        return Images(*(augment(x, self.config.augmentations, self.config.cutout) for x in images))
+
+    def _both_sizes(self, full: Tensor) -> Images:
+        """Real pictures as D sees them: the small ones are the full ones downscaled."""
+        return Images(full, downscale(full, self.config.model.level // self.config.model.small_level))
+
+
+class ProjectedObjective(Objective):
+    """Heads on frozen features and patches on pixels (arXiv:2111.01007); the generator is still FastGAN's.
+
+    One drawing and one pass of it through the frozen network serve both D's step and G's.
+    """
+
+    margin = (1.0, 1.0)
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
+        super().__init__(config, accelerator)
+        self.features = MixedFeatures().to(accelerator.device)
+
+    def discriminator(self) -> ProjectedDiscriminator:
+        return ProjectedDiscriminator(self.config.model)
+
+    def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
+        accelerator = self.accelerator
+        z = torch.randn(len(real), self.config.z_dim, device=real.device)
+        fake = self._shown(players.generator(z).full)
+        real = self._shown(real)
+        with accelerator.autocast():
+            fake_maps = self.features(fake)
+            with torch.no_grad():
+                real_maps = self.features(real)
+
+        with accelerator.no_sync(players.discriminator):
+            fake_logits = players.discriminator([x.detach() for x in fake_maps], fake.detach())
+            fake_loss = mean(d_hinge(logits, real=False, margin=self.margin) for logits in fake_logits)
+            accelerator.backward(fake_loss)
+        real_logits = players.discriminator(real_maps, real)
+        real_loss = mean(d_hinge(logits, real=True, margin=self.margin) for logits in real_logits)
+        self._learn(real_loss, players.d_optimizer)
+
+        with frozen(accelerator.unwrap_model(players.discriminator)) as judge:
+            g_loss = mean(g_hinge(logits) for logits in judge(fake_maps, fake))
+            self._learn(g_loss, players.g_optimizer)
+        return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits)
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """Pictures as D sees them: opaque and changed at random."""
+        if images.shape[1] == 4:
+            images = on_random_colours(images)
+        return augment(images, self.config.augmentations, self.config.cutout)
+
+
+def objective_of(config: TrainConfig, accelerator: Accelerator) -> Objective:
+    """The objective that the recipe names."""
+    kind = PaperObjective if config.recipe == "paper" else ProjectedObjective
+    return kind(config, accelerator)
+
+
+def figures(d_loss: Tensor, g_loss: Tensor, real_logits: Iterable[Tensor], fake_logits: Iterable[Tensor]) -> dict:
+    """What the log says of any objective."""
+    return {
+        "loss/d": d_loss,
+        "loss/g": g_loss,
+        "logits/real": mean(part.mean() for part in real_logits),
+        "logits/fake": mean(part.mean() for part in fake_logits),
+        # 1 where D knows every training picture for real, 0 where it guesses (arXiv:2006.06676).
+        "d_overfitting": mean(part.sign().mean() for part in real_logits),
+    }
+
+
+def mean(values: Iterable[Tensor]) -> Tensor:
+    """The mean of some numbers."""
+    values = list(values)
+    return sum(values) / len(values)

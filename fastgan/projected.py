@@ -1,0 +1,119 @@
+"""A discriminator that looks through a frozen ImageNet network (arXiv:2111.01007), and at the pixels beside it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from fastgan.config import ModelConfig
+from fastgan.fast import channels_last, norm_leaky_relu
+from fastgan.features import load_features
+
+MIXED = 64  # channels of every mixed map
+PIXEL = 32  # width of the branch that looks at pixels
+LOOK_AT = 256  # pixels: larger pictures are shown to the frozen network at about this size
+STRIDES = (4, 8, 16, 32)  # of the frozen network's maps
+
+
+class MixedFeatures(nn.Module):
+    """A picture as four maps of a frozen network, mixed across channels and scales by fixed random weights.
+
+    Mixing keeps a discriminator from resting on the few channels that tell most (arXiv:2111.01007, sec. 3.2). The
+    weights follow from a seed of their own, so nothing here is trained or saved.
+    """
+
+    def __init__(self, name: str = "efficientnet-lite0"):
+        super().__init__()
+        self.network = load_features(name)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            self.across_channels = nn.ModuleList(nn.Conv2d(n, MIXED, 1) for n in self.network.channels)
+            self.across_scales = nn.ModuleList(nn.Conv2d(MIXED, MIXED, 3, padding=1) for _ in self.network.channels)
+            for layer in (*self.across_channels, *self.across_scales):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps at strides 4, 8, 16 and 32, [B, 64, h, w] each, of pictures in [-1, 1], [B, C, H, W]."""
+        factor = min(images.shape[2:]) // LOOK_AT
+        if factor > 1:
+            images = F.avg_pool2d(images, factor)
+        maps = self.network(channels_last(images))
+        mixed: list[Tensor] = []
+        for i in reversed(range(len(maps))):  # from the coarsest to the finest, each with what is above it
+            x = self.across_channels[i](maps[i])
+            if mixed:
+                x = x + F.interpolate(mixed[0], size=x.shape[2:], mode="bilinear", align_corners=False)
+            mixed.insert(0, self.across_scales[i](x))
+        return mixed
+
+
+def on_random_colours(images: Tensor) -> Tensor:
+    """Pictures with transparency, [B, 4, H, W] with straight alpha in [-1, 1], each laid on a colour: [B, 3, H, W].
+
+    Whoever judges the result judges the transparency too: a halo or a hole shows on most colours.
+    """
+    colours = torch.rand(len(images), 3, 1, 1, device=images.device, dtype=images.dtype) * 2 - 1
+    opacity = ((images[:, 3:] + 1) / 2).clamp(0, 1)
+    return torch.lerp(colours, images[:, :3], opacity)
+
+
+class HeadBlock(nn.Module):
+    """Half the resolution: [B, C, H, W] to [B, C', H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = spectral_norm(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=False))
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm_leaky_relu(self.norm, self.conv(x))
+
+
+class ProjectedDiscriminator(nn.Module):
+    """One head per scale of the mixed features, and a patch discriminator on the pixels.
+
+    The heads know what things are and where they are, the patches how their surface looks. A scale whose map is
+    smaller than 4×4 has no head: the finer ones see the whole of so small a picture.
+
+    Args:
+        config: of the generator it teaches: size and channels.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads = nn.ModuleList()
+        side = min(config.level, LOOK_AT)
+        for stride in STRIDES:
+            if side // stride >= 4:
+                self.heads.append(self._head(side // stride))
+        widths = [3 if config.channels != 1 else 1, PIXEL, 2 * PIXEL, 4 * PIXEL, 8 * PIXEL]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [spectral_norm(nn.Conv2d(a, b, 4, 2, 1)), nn.LeakyReLU(0.2)]
+        self.pixels = nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
+
+    @staticmethod
+    def _head(side: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        channels, wider = MIXED, MIXED
+        while side > 4:
+            layers.append(HeadBlock(channels, wider))
+            channels, wider, side = wider, min(128, 2 * wider), side // 2
+        layers += [spectral_norm(nn.Conv2d(channels, 128, 3, 1, 1)), nn.LeakyReLU(0.2)]
+        return nn.Sequential(*layers, spectral_norm(nn.Conv2d(128, 1, 4, 1, 1)))
+
+    def forward(self, maps: list[Tensor], images: Tensor) -> list[Tensor]:
+        """Judge pictures.
+
+        Args:
+            maps: what :class:`MixedFeatures` makes of them.
+            images: the same pictures in [-1, 1], [B, 1 or 3, H, W].
+
+        Returns:
+            Logits of each head and of the pixels, higher is more real, [B, K] each.
+        """
+        logits = [head(x) for head, x in zip(self.heads, maps, strict=False)]
+        logits.append(self.pixels(channels_last(images)))
+        return [x.flatten(1) for x in logits]

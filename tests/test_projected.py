@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from fastgan.config import ModelConfig
+from fastgan.projected import LOOK_AT, MixedFeatures, ProjectedDiscriminator, on_random_colours
+
+
+@pytest.fixture(scope="module")
+def features():
+    return MixedFeatures()
+
+
+def config(height: int, width: int, channels: int = 3) -> ModelConfig:
+    return ModelConfig(height, width, channels, z_dim=8, ngf=4)
+
+
+def test_mixed_features_are_the_same_on_every_machine_and_leave_the_random_state_alone(features):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    again = MixedFeatures()
+    assert torch.equal(before, torch.get_rng_state())
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    for ours, theirs in zip(features(images), again(images), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_features_hold_nothing_to_train_but_pass_gradients_to_the_picture(features):
+    images = (torch.rand(1, 3, 64, 64) * 2 - 1).requires_grad_()
+    sum(x.sum() for x in features(images)).backward()
+    assert images.grad.abs().min() > 0
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+
+
+def test_every_scale_knows_of_the_coarser_ones(features):
+    images = (torch.rand(1, 3, 128, 128) * 2 - 1).requires_grad_()
+    [gradient] = torch.autograd.grad(features(images)[0][..., 0, 0].sum(), images)
+    assert gradient[..., -1, -1].abs().sum() > 0  # far beyond what a stride of 4 sees by itself
+
+
+def test_large_pictures_are_shown_at_a_bounded_size(features):
+    assert [x.shape[2:] for x in features(torch.zeros(1, 3, 4 * LOOK_AT, 4 * LOOK_AT))][0] == (LOOK_AT // 4,) * 2
+
+
+@pytest.mark.parametrize(
+    "height, width, heads", [(32, 32, 2), (64, 64, 3), (128, 128, 4), (64, 96, 3), (256, 256, 4), (512, 512, 4)]
+)
+def test_each_size_has_its_heads_and_one_look_at_the_pixels(features, height, width, heads):
+    discriminator = ProjectedDiscriminator(config(height, width))
+    images = torch.rand(2, 3, height, width) * 2 - 1
+    logits = discriminator(features(images), images)
+    assert len(logits) == heads + 1
+    assert all(part.ndim == 2 and len(part) == 2 and part.shape[1] >= 4 for part in logits)
+
+
+def test_grey_pictures_are_judged_as_they_are(features):
+    discriminator = ProjectedDiscriminator(config(32, 32, 1))
+    images = torch.rand(2, 1, 32, 32) * 2 - 1
+    assert len(discriminator(features(images), images)) == 3
+
+
+def test_transparency_shows_on_colours_and_gets_gradients():
+    clear, solid = torch.full((8, 4, 2, 2), -1.0), torch.full((8, 4, 2, 2), 1.0)
+    assert on_random_colours(clear).std(dim=0).min() > 0.1  # nothing but the colours, which differ
+    assert torch.equal(on_random_colours(solid), torch.ones(8, 3, 2, 2))
+    half = torch.zeros(8, 4, 2, 2, requires_grad=True)
+    on_random_colours(half).square().sum().backward()
+    assert half.grad[:, 3].abs().min() > 0
