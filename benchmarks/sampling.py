@@ -1,0 +1,86 @@
+"""How fast pictures are drawn, and how long it takes from a model folder to the first of them.
+
+    python benchmarks/sampling.py --size 256
+    python benchmarks/sampling.py --model user/fastgan-anime --device cuda --batch-size 32 --precision fp16
+    python benchmarks/sampling.py --size 256 --compare "--precision no" "--precision bf16"
+
+Weights are random unless a model is given; their speed is the same.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import REPEATS, Clock, Work, main
+
+
+def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
+    """A loaded generator and the seeds it draws."""
+    from fastgan.config import ModelConfig, parse_size
+    from fastgan.hub import from_pretrained, save_model
+    from fastgan.models import Generator
+    from fastgan.sampling import sample, seeded_inputs, to_uint8
+
+    if unknown:
+        raise SystemExit(f"unknown flags: {' '.join(unknown)}")
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.model:
+            height, width = parse_size(options.size)
+            torch.manual_seed(0)
+            config = ModelConfig(height, width, options.channels, options.z_dim, options.ngf)
+            save_model(Generator(config), Path(folder))
+        start = time.perf_counter()
+        generator = from_pretrained(options.model or folder, device=device)
+        next(sample(generator, [0]))
+        first = time.perf_counter() - start
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
+    seeds = range(options.batch_size)
+
+    def run() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            for _ in sample(generator, seeds, batch_size=options.batch_size):
+                pass
+
+    def parts() -> dict[str, float]:
+        clock = Clock(device)
+        step = 1 if device.type == "cpu" else options.batch_size
+        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            for start in [*range(0, len(seeds), step)] * REPEATS:
+                with clock.part("latents and noise"):
+                    z, noise = seeded_inputs(generator, seeds[start : start + step])
+                with clock.part("network"):
+                    images = generator(z.to(device), noise=[maps.to(device) for maps in noise]).full
+                with clock.part("to bytes"):
+                    to_uint8(images).cpu()
+        return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
+
+    def counted() -> None:
+        z, noise = seeded_inputs(generator, seeds)
+        with torch.no_grad():
+            generator(z.to(device), noise=[maps.to(device) for maps in noise])
+
+    config = generator.config
+    what = f"sampling, {config.width}x{config.height}, ngf {config.ngf}, batch {options.batch_size}"
+    facts = {"seconds from the folder to the first picture": first}
+    return Work(what, run, options.batch_size, device, options.precision, parts, counted, facts)
+
+
+def flags() -> argparse.ArgumentParser:
+    """What can be set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="Hub id or run folder, instead of random weights")
+    parser.add_argument("--size", default="256", help="pixels, or WIDTHxHEIGHT [256]")
+    parser.add_argument("--channels", type=int, default=3, help="1, 3 or 4 [3]")
+    parser.add_argument("--ngf", type=int, default=64, help="width [64]")
+    parser.add_argument("--z-dim", type=int, default=256, help="length of the latent [256]")
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures asked for at a time [8]")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
+    parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="autocast to it [no]")
+    return parser
+
+
+if __name__ == "__main__":
+    main(prepare, flags())

@@ -1,0 +1,94 @@
+"""How fast a training step is, and where its time goes.
+
+    python benchmarks/train_step.py --size 256 --batch-size 8
+    python benchmarks/train_step.py --compare "--mixed-precision no" "--mixed-precision bf16"
+    python benchmarks/train_step.py --compare "--tree ../main" "--tree ."
+
+Takes every flag of train.py; the sample set and its defaults when none are given. The pictures are prepared before and
+loading is part of the step, as in a run; sampling, logging and saving are not.
+"""
+
+import argparse
+import atexit
+import shutil
+import tempfile
+from functools import wraps
+from pathlib import Path
+
+from common import REPEATS, Clock, Work, main
+
+PICTURES = Path(__file__).parents[1] / "examples" / "emoji_faces"
+
+
+def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
+    """A trainer that stands before its first step."""
+    from fastgan.cli import resolve
+    from fastgan.trainer import Trainer
+
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    defaults = ["--dataset", str(PICTURES), "--eval-images", "0", "--output-dir", f"{folder}/run"]
+    config, _, _ = resolve([*defaults, *flags])
+    trainer = Trainer(config)
+    batches = trainer._batches()
+
+    def run() -> None:
+        for _ in range(config.accumulate):
+            trainer.train_on(next(batches))
+        trainer.ema.update(trainer.accelerator.unwrap_model(trainer.generator), config.batch_size)
+
+    def parts() -> dict[str, float]:
+        clock = Clock(trainer.accelerator.device)
+        watch(trainer, clock)
+        with clock.part("whole"):
+            for _ in range(REPEATS):
+                run()
+        whole = clock.seconds.pop("whole")
+        clock.seconds["rest"] = whole - sum(clock.seconds.values())
+        return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
+
+    what = f"training step, recipe {config.recipe}, size {config.size}, batch {config.batch_size}, "
+    what += f"ngf {config.ngf}, ndf {config.ndf}" + (f" ({' '.join(flags)})" if flags else "")
+    accelerator = trainer.accelerator
+    return Work(what, run, config.batch_size, accelerator.device, accelerator.mixed_precision, parts, run)
+
+
+def watch(trainer, clock: Clock) -> None:
+    """Let a clock see the parts of every training step; repeated ones are numbered in the order they come.
+
+    Args:
+        trainer: whose methods are wrapped.
+        clock: gets the seconds.
+    """
+    calls: dict[str, int] = {}
+
+    def watched(owner, method: str, name: str) -> None:
+        function = getattr(owner, method)
+
+        @wraps(function)
+        def call(*args, **kwargs):
+            calls[name] = calls.get(name, 0) + 1
+            with clock.part(f"{name} {calls[name]}"):
+                return function(*args, **kwargs)
+
+        setattr(owner, method, call)
+
+    watched(trainer.generator, "forward", "generator forward")
+    watched(trainer.discriminator, "forward", "discriminator forward")
+    watched(trainer.accelerator, "backward", "backward")
+    watched(trainer.d_optimizer, "step", "discriminator Adam")
+    watched(trainer.g_optimizer, "step", "generator Adam")
+    watched(trainer.ema, "update", "moving average")
+    if trainer.distance is not None:
+        watched(trainer.distance, "forward", "perceptual distance")
+    train_on = trainer.train_on
+
+    def anew(batch) -> None:
+        calls.clear()
+        train_on(batch)
+
+    trainer.train_on = anew
+
+
+if __name__ == "__main__":
+    main(prepare, argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
