@@ -54,16 +54,24 @@ def transposed_kernel(weight: Tensor) -> Tensor:
     return (swapped @ _taps(weight.device, weight.dtype)).view(inputs, outputs, 4, 4)
 
 
-def double_conv(x: Tensor, weight: Tensor) -> Tensor:
-    """Nearest 2× and a 3×3 convolution with padding 1: [B, C, H, W] and [C', C, 3, 3] to [B, C', 2H, 2W].
+def double_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Nearest 2× and a 3×3 convolution with padding 1: [B, C, H, W] to [B, C', 2H, 2W].
 
-    On a CPU it is one transposed convolution, with 2.25 times fewer operations, where the map is large enough.
+    On a CPU it is one transposed convolution, with 2.25 times fewer operations, where the map is large enough. A
+    convolution with the attribute `kernel` brings the transposed kernel along.
     """
     if _enabled and x.device.type == "cpu" and min(x.shape[2:]) >= SMALLEST:
-        with torch.autocast("cpu", enabled=False):  # sums of taps are rounded once, by the convolution
-            kernel = transposed_kernel(weight)
-        return F.conv_transpose2d(x, kernel, stride=2, padding=1)
-    return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, padding=1)
+        kernel = getattr(conv, "kernel", None)
+        if kernel is None:
+            with torch.autocast("cpu", enabled=False):  # sums of taps are rounded once, by the convolution
+                kernel = transposed_kernel(conv.weight)
+        return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+    return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), conv.weight, conv.bias, padding=1)
+
+
+def enabled() -> bool:
+    """Whether the fast forms are on."""
+    return _enabled
 
 
 def channels_last(x: Tensor) -> Tensor:

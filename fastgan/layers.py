@@ -75,7 +75,7 @@ class UpBlock(nn.Module):
         self.norm = batch_norm(2 * out_channels)
 
     def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
-        return norm_glu(self.norm, double_conv(x, self.conv.weight))
+        return norm_glu(self.norm, double_conv(x, self.conv))
 
 
 class NoisyUpBlock(nn.Module):
@@ -94,7 +94,7 @@ class NoisyUpBlock(nn.Module):
 
     def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
         first, second = noise or (None, None)
-        x = norm_glu(self.norm1, self.noise1(double_conv(x, self.conv1.weight), first))
+        x = norm_glu(self.norm1, self.noise1(double_conv(x, self.conv1), first))
         return norm_glu(self.norm2, self.noise2(self.conv2(x), second))
 
 

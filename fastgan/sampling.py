@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from fastgan.errors import UserError
+from fastgan.folding import folded
 from fastgan.models import Generator
 
 MAX_SEED = 2**63 - 1
@@ -82,6 +83,7 @@ def draw(
         style_z, style_strength: as in :meth:`fastgan.models.Generator.forward`.
         batch_size: pictures at a time on other devices.
     """
+    generator = folded(generator)
     device = next(generator.parameters()).device
     step = 1 if device.type == "cpu" else batch_size
     for start in range(0, len(z), step):

@@ -1,0 +1,61 @@
+import gc
+
+import pytest
+import torch
+
+from fastgan import fast
+from fastgan.config import ModelConfig
+from fastgan.ema import reestimate_batch_norm
+from fastgan.folding import _made, folded
+from fastgan.models import Generator
+
+
+def drawn_by(config: ModelConfig) -> Generator:
+    """A generator whose every part does something."""
+    torch.manual_seed(0)
+    generator = Generator(config)
+    for name, parameter in generator.named_parameters():
+        if "noise" in name:
+            parameter.data.fill_(0.3)
+        elif name.endswith("bias"):
+            parameter.data.normal_()
+    reestimate_batch_norm(generator)
+    return generator
+
+
+@pytest.mark.parametrize("size", [(32, 32), (128, 128), (64, 96)])
+def test_a_folded_generator_draws_the_same(size):
+    generator = drawn_by(ModelConfig(*size, z_dim=16, ngf=8)).double()
+    z, style = torch.randn(2, 3, 16, dtype=torch.float64)
+    noise = [torch.randn(3, 1, *side, dtype=torch.float64) for side in generator.noise_sizes()]
+    quick = folded(generator)
+    assert quick is not generator and not any("parametrizations" in name for name in quick.state_dict())
+    with torch.no_grad():
+        found, expected = (g(z, style, {64: 0.5, 128: 1.0}, noise) for g in (quick, generator))
+    torch.testing.assert_close(found.full, expected.full)
+    torch.testing.assert_close(found.small, expected.small)
+
+
+def test_it_is_made_once_and_again_when_the_weights_change():
+    generator = drawn_by(ModelConfig(32, 32, z_dim=8, ngf=4))
+    first = folded(generator)
+    assert folded(generator) is first
+    with torch.no_grad():
+        next(generator.parameters()).mul_(2)
+    assert folded(generator) is not first
+
+
+def test_a_generator_that_trains_or_is_asked_to_be_plain_is_left_alone():
+    generator = drawn_by(ModelConfig(32, 32, z_dim=8, ngf=4))
+    with fast.use(False):
+        assert folded(generator) is generator
+    assert folded(generator.train()) is generator
+
+
+def test_nothing_is_kept_of_a_generator_that_is_gone():
+    generator = drawn_by(ModelConfig(32, 32, z_dim=8, ngf=4))
+    folded(generator)
+    before = len(_made)
+    del generator
+    gc.collect()
+    assert len(_made) == before - 1
