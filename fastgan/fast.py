@@ -168,6 +168,15 @@ def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, sc
     return product.view(*x.shape[:1], *x.shape[2:], -1).permute(0, 3, 1, 2), of_weight, total
 
 
+def prepare(device: torch.device) -> None:
+    """Set up this process for training on a device, where every step has the same shapes."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32, where a float32 product is left under autocast
+    elif device.type == "cpu":
+        keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Have this process keep the memory that its tensors free, for the next step.
 

@@ -126,7 +126,7 @@ class Trainer:
         self.publisher = self._together(self._open_hub)
         self.pictures = self._together(lambda: None if self.config.streaming else self._load_pictures())
         if self.config.fast:
-            fast.keep_freed_memory()
+            fast.prepare(self.accelerator.device)
         self._build_networks()
         if resume:
             self._load(checkpoints[-1])
@@ -326,6 +326,8 @@ class Trainer:
             write_run_facts(self.folder, source, self._hardware(), None)
         try:
             for batch in batches:
+                if self.accelerator.device.type == "cuda":
+                    batch = batch.pin_memory()  # only from pinned memory does a copy run beside the computation
                 yield batch.to(self.accelerator.device, non_blocking=True)
         except UserError as error:  # of a stream; the other processes do not meet it, and this one may be silent
             if not self.accelerator.is_local_main_process:

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState, is_initialized
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan import TrainConfig, UserError
@@ -295,6 +296,30 @@ def test_the_discriminator_holds_no_gradient_after_the_generators_step(tiny):
     assert all(parameter.grad is None for parameter in trainer.players.discriminator.parameters())
     assert all(parameter.requires_grad for parameter in trainer.players.discriminator.parameters())
     trainer.close()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a device would have to be waited for."""
+
+    operations = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function in self.operations
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize(("recipe", "waits"), [("projected", 0), ("paper", 1)])
+def test_a_step_never_waits_for_the_device(tiny, recipe, waits):
+    trainer = Trainer(tiny(recipe=recipe, batch_size=8))
+    real = next(trainer._batches())
+    with Waits() as guard:
+        trainer.train_on(real)
+    trainer.close()
+    assert guard.count == waits  # the paper's recipe draws the number of a quadrant, on the CPU whatever the device
 
 
 def test_frozen_puts_back_the_flags_it_found():
