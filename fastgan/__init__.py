@@ -4,10 +4,20 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Discriminator", "Generator", "ModelConfig", "TrainConfig", "UserError", "from_pretrained", "train"]
+__all__ = [
+    "Discriminator",
+    "FastGANGenerator",
+    "Generator",
+    "ModelConfig",
+    "TrainConfig",
+    "UserError",
+    "from_pretrained",
+    "train",
+]
 
 _HOME = {
     "Discriminator": "models",
+    "FastGANGenerator": "models",
     "Generator": "models",
     "ModelConfig": "config",
     "TrainConfig": "config",

@@ -22,6 +22,7 @@ from fastgan.models import Generator
 CARD_FILE = "README.md"
 RUN_FILE = "run.json"  # facts that a run notes down about itself, for its card
 SAMPLES, STYLE_MIX, WALK = "samples.png", "style_mix.png", "interpolation.mp4"
+NEAREST = "nearest.png"  # as `fastgan evaluate` draws it; it shows training pictures
 SAMPLE_SEEDS, CONTENT_SEEDS, STYLE_SEEDS, WALK_SEEDS = range(16), range(4), range(4, 10), range(6)
 TAGS = ["fastgan", "gan", "few-shot-image-generation", "image-generation"]
 BEGIN = "<!-- fastgan:begin. From here to fastgan:end each push writes anew; what stands above and below is kept. -->"
@@ -50,7 +51,8 @@ class Measured(NamedTuple):
     text: str  # the value as it is printed
     pictures: str  # how many of which
     network: str  # whose features
-    taught: bool = False  # whether that network also taught the model
+    taught: bool  # whether that network also taught the model
+    source: Mapping[str, Any]  # facts about the pictures it was compared with
 
 
 # ---------------------------------------------------------------------- what a run notes down
@@ -63,8 +65,10 @@ def write_run_facts(folder: Path, source: Mapping[str, Any], hardware: str, base
         folder: of the run.
         source: facts about the pictures, as :class:`fastgan.data.Pictures` has them.
         hardware: what it trains on, in words.
-        base: where a fine-tuned model started: "model" and, on the Hub, "revision"; None when from nothing.
+        base: where a fine-tuned model starts: "model" and, on the Hub, "revision"; None when from nothing, or when
+            noted down before.
     """
+    base = base or _run_facts(folder).get("base")  # a run that continues does not look for it again
     facts = {
         "fastgan": fastgan.__version__,
         "torch": torch.__version__.partition("+")[0],
@@ -98,6 +102,13 @@ def public_log(folder: Path) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def public_metrics(path: Path) -> str:
+    """An evaluation's metrics.json, with the dataset named as strangers may see it."""
+    found = read_json(path)
+    found["dataset"]["dataset"] = _shown_name(found["dataset"]["dataset"])
+    return json.dumps(found, indent=2) + "\n"
+
+
 def _run_facts(folder: Path) -> dict[str, Any]:
     return read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
 
@@ -128,6 +139,7 @@ def render_model_card(
     existing: str | None = None,
     license: str | None = None,
     best: bool = False,
+    nearest: bool = False,
 ) -> str:
     """The card of a run folder or an imported model, as README.md.
 
@@ -138,6 +150,7 @@ def render_model_card(
             metadata that this library does not write.
         license: of the model, for the metadata; else what `existing` says, or what an imported model came with.
         best: the weights are those in best/.
+        nearest: show the training pictures that drawn ones come nearest to.
 
     Raises:
         UserError: the folder holds no model.
@@ -158,6 +171,7 @@ def render_model_card(
         parameters=f"{count / 1e6:.1f} million" if count > 1e6 else f"{count:,}",
         gates=config.gates,
         files=[name for name in (SAMPLES, STYLE_MIX, WALK) if (folder / name).is_file()],
+        nearest=nearest,
         content_seeds=_span(CONTENT_SEEDS),
         style_seeds=_span(STYLE_SEEDS),
         walk_seeds=_span(WALK_SEEDS),
@@ -182,7 +196,7 @@ def render_model_card(
         base_model=base["model"] if base.get("revision") else None,
         thumbnail=hf_hub_url(repo, SAMPLES) if repo else None,
         model_name=title,
-        eval_results=[_eval_result(result, source) for result in results] or None,
+        eval_results=[_eval_result(result) for result in results] or None,
     )
     unknown = (imported or {}).get("license", "unknown")
     return _merge(data, title, section, existing, None if unknown == "unknown" else unknown)
@@ -227,16 +241,15 @@ def _results_of(metadata: Mapping[str, Any]) -> list[EvalResult]:
     return ModelCardData(**{"model-index": metadata["model-index"]}, ignore_metadata_errors=True).eval_results or []
 
 
-def _eval_result(result: Measured, source: Mapping[str, Any] | None) -> EvalResult:
-    on_hub = bool(source) and source["kind"] == "hub"
-    name = _shown_name(source["dataset"]) if source else "training pictures"
+def _eval_result(result: Measured) -> EvalResult:
+    on_hub, name = result.source["kind"] == "hub", _shown_name(result.source["dataset"])
     return EvalResult(
         task_type="unconditional-image-generation",
         task_name="Unconditional Image Generation",
         dataset_type=name if on_hub else "imagefolder",
         dataset_name=name,
-        dataset_split=source.get("split") if source else None,
-        dataset_revision=source.get("revision") if on_hub else None,
+        dataset_split=result.source.get("split"),
+        dataset_revision=result.source.get("revision") if on_hub else None,
         metric_type=result.kind,
         metric_name=f"{result.name} ({result.network} features, {result.pictures})",
         metric_value=result.value,
@@ -247,7 +260,13 @@ def _eval_result(result: Measured, source: Mapping[str, Any] | None) -> EvalResu
 def _measured(
     folder: Path, settings: Mapping[str, Any] | None, source: Mapping[str, Any] | None, best: bool
 ) -> list[Measured]:
-    """Figures about the weights at hand: the KID that the run took of them."""
+    """Figures about the weights at hand: what `fastgan evaluate` found of them, or else the KID that the run took."""
+    from fastgan.evaluation import METRICS_FILE, weights_hash
+
+    weights = folder / "best" if best else folder
+    found = read_json(weights / METRICS_FILE) if (weights / METRICS_FILE).is_file() else {}
+    if found.get("weights_sha256") and found["weights_sha256"] == weights_hash(weights):
+        return [measured for result in found["results"] for measured in _figures(result, found)]
     state = _state(folder) or {}
     images = state.get("best_images") if best else state.get("images")
     kids = [line["kid"] for line in _log(folder) if line.get("images") == images and _is_number(line.get("kid"))]
@@ -255,7 +274,29 @@ def _measured(
         return []
     pictures = f"{settings['eval_images']} drawn, {min(10_000, source['pictures'])} training pictures"
     taught = settings.get("recipe") != "paper" or bool(settings.get("reconstruction_weight"))
-    return [Measured("kid", "KID", kids[-1], f"{kids[-1]:.4f}", pictures, "EfficientNet-Lite0", taught)]
+    return [Measured("kid", "KID", kids[-1], f"{kids[-1]:.4f}", pictures, "efficientnet-lite0", taught, source)]
+
+
+FIGURES = {  # what a card shows of an evaluation: name, and how to print it
+    "fid": ("FID", "{fid:.1f}"),
+    "kid": ("KID", "{kid:.4f} ± {kid_std:.4f}"),
+    "precision": ("Precision", "{precision:.3f}"),
+    "recall": ("Recall", "{recall:.3f}"),
+    "coverage": ("Coverage", "{coverage:.3f}"),
+    "near_share": ("Share close to a training picture, 0.05 is usual", "{near_share:.3f}"),
+}
+
+
+def _figures(result: Mapping[str, Any], found: Mapping[str, Any]) -> list[Measured]:
+    """An evaluation under one network, figure by figure."""
+    cut = "" if found["psi"] == 1 else f", psi {found['psi']:g}"
+    pictures = f"{result['fake_images']} drawn (seeds {found['seeds']}{cut}), {result['real_images']} real"
+    taught = bool(result["network_taught_model"])
+    return [
+        Measured(key, name, result[key], text.format(**result), pictures, result["network"], taught, found["dataset"])
+        for key, (name, text) in FIGURES.items()
+        if _is_number(result[key])
+    ]
 
 
 def _is_number(value: Any) -> bool:

@@ -17,6 +17,7 @@ from fastgan.launch import missing_processes, start_processes
 GROUPS = {
     "data": "The pictures",
     "recipe": "How it learns",
+    "start": "Where it starts",
     "length": "How long (the first limit reached ends the run)",
     "run": "The run",
     "hub": "The Hub",
@@ -121,6 +122,10 @@ def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
         return dataclasses.replace(given, output_dir=resume), True, dry_run
     values = {} if path is None else read_json(Path(path))
     if isinstance(values, dict):
+        if source := flags.get("init_from", values.get("init_from")):
+            from fastgan.finetune import open_base, settings_of
+
+            values = {**settings_of(open_base(str(source))), **values}
         values = {**values, **flags}
     return TrainConfig.from_dict(values, path or "flags"), False, dry_run
 

@@ -180,6 +180,8 @@ class TrainConfig:
     batch_size: int = preset(16, 8, "pictures per optimizer step, over all processes and accumulated parts")
     accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
     learning_rate: float = preset(4e-4, 2e-4, "of Adam, for both networks")
+    g_learning_rate: float | None = setting(None, "recipe", "of the generator, where it differs")
+    d_learning_rate: float | None = setting(None, "recipe", "of the discriminator, where it differs")
     beta1: float = preset(0.0, 0.5, "of Adam")
     beta2: float = preset(0.99, 0.999, "of Adam")
     augment: str = preset(
@@ -194,6 +196,11 @@ class TrainConfig:
     )
     ema_half_life_kimg: float = preset(1.0, 5.5, "of the averaged generator; 5.5 is 0.999 a step at batch 8")
     ema_warmup: float = preset(0.05, 0.0, "the half-life is at most this share of the pictures seen; 0 is off")
+
+    init_from: str | None = setting(
+        None, "start", "model to start from, size and widths included", metavar="USER/MODEL[@REV]|RUN"
+    )
+    freeze_d: int = setting(0, "start", "blocks of the discriminator, from the picture inward, that stay as they are")
 
     duration_kimg: float = setting(400.0, "length", "thousands of real pictures shown to D; 400 is 50,000 paper steps")
     max_steps: int | None = setting(None, "length", "stop after this many optimizer steps")

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,7 @@ from fastgan.models import Generator
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+MAX_CONFIG = 100_000  # bytes
 DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
@@ -140,43 +142,70 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise UserError(f"{path}: not a whole safetensors file ({error}); download or save it again") from None
 
 
+def weights_limit(config: ModelConfig) -> int:
+    """Bytes that model.safetensors of such a generator has at most."""
+    with torch.device("meta"):
+        tensors = Generator(config).state_dict().values()
+    return sum(t.numel() * t.element_size() for t in tensors) + 1_000_000  # names and shapes beside the data
+
+
 def _download(model: str, revision: str | None, token, cache_dir, local_files_only: bool) -> Path:
     """The folder of a Hub model in the cache, its config checked before its weights are fetched."""
-    from huggingface_hub import HfApi, hf_hub_download
+    options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    where = f"{model}@{revision}" if revision else model
+    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision, **options)
+    if config_path is None:
+        raise UserError(f"{where}: has no {CONFIG_FILE}, so it is not a fastgan model")
+    limit = weights_limit(ModelConfig.from_dict(read_json(config_path)))
+    weights = fetch(model, WEIGHTS_FILE, limit, config_path.parent.name, **options)
+    if weights is None:
+        raise UserError(f"{where}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
+    return weights.parent
+
+
+def fetch(model: str, file: str, limit: int, revision: str | None = None, **options: Any) -> Path | None:
+    """A file of a Hub model in the cache, or None where the model has no such file.
+
+    Args:
+        model: Hub id.
+        file: its path there.
+        limit: bytes; what announces more is not fetched.
+        revision: branch, tag or commit.
+        options: token, cache_dir and local_files_only, as in :func:`from_pretrained`.
+
+    Raises:
+        UserError: no such model or revision, no way to the Hub, or a file that is too large.
+    """
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
     from huggingface_hub.utils import validate_repo_id
 
+    where = f"{model}@{revision}" if revision else model
     try:
         validate_repo_id(model)
+        size = hf_hub_download(model, file, revision=revision, dry_run=True, **options).file_size or 0
+        if size > limit:
+            raise UserError(f"{where}: announces {size:,} bytes of {file}, at most {limit:,} make sense; not fetched")
+        return Path(hf_hub_download(model, file, revision=revision, **options))
     except HFValidationError:
         raise UserError(f"{model}: neither a folder here nor a Hub id like user/fastgan-anime") from None
-    where = f"{model}@{revision}" if revision else model
-    options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    try:
-        config_path = Path(hf_hub_download(model, CONFIG_FILE, revision=revision, **options))
-        config = ModelConfig.from_dict(read_json(config_path))
-        commit = config_path.parent.name
-        weights = config_path.parent / WEIGHTS_FILE
-        if not local_files_only and not weights.exists():
-            found = HfApi(token=token).get_paths_info(model, [WEIGHTS_FILE], revision=commit)
-            if not found:
-                raise UserError(f"{where}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
-            with torch.device("meta"):
-                tensors = Generator(config).state_dict().values()
-            limit = sum(t.numel() * t.element_size() for t in tensors) + 1_000_000  # names and shapes beside the data
-            if found[0].size > limit:
-                raise UserError(
-                    f"{where}: announces {found[0].size:,} bytes of weights, its config needs {limit:,}; not fetched"
-                )
-        return Path(hf_hub_download(model, WEIGHTS_FILE, revision=commit, **options)).parent
     except RepositoryNotFoundError:
         raise UserError(f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{where}: that model has no such branch, tag or commit") from None
     except LocalEntryNotFoundError:
         raise UserError(f"{where}: not in the cache, and the Hub can't be reached; check the connection") from None
+    except EntryNotFoundError:
+        return None
     except HfHubHTTPError as error:
         raise UserError(f"{where}: the Hub refused ({error.server_message or error})") from None
+    except (HTTPError, OSError) as error:
+        raise UserError(f"{where}: {file} could not be fetched whole ({error}); try again") from None

@@ -19,6 +19,7 @@ def add_hub_commands(commands: argparse._SubParsersAction) -> None:
     push.add_argument("repo", metavar="USER/NAME", help="repository; made if need be, and private then")
     push.add_argument("--public", action="store_true", help="everyone may see it")
     push.add_argument("--best", action="store_true", help="the weights with the best KID rather than the last")
+    push.add_argument("--nearest", action="store_true", help="with nearest.png, which shows training pictures")
     push.add_argument("--license", help="of the model, such as mit or cc-by-4.0")
     push.add_argument("--revision", help="branch; made if need be [main]")
     push.add_argument("--message", help="of the commit [how far the run is]")
@@ -47,6 +48,7 @@ def push_command(options: argparse.Namespace) -> None:
             message=options.message,
             license=options.license,
             best=options.best,
+            nearest=options.nearest,
         )
     except UserError as error:
         raise UserError(f"{error}. Nothing of this push is on the Hub; try again with: {options.typed}") from None

@@ -4,8 +4,10 @@ A *level* names a map by the side it would have in a square picture: level 4 is 
 Where the picture is not square the map at level r is r/4 times the base grid.
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +90,21 @@ class Generator(nn.Module):
         )
         self.to_small = conv(width[config.small_level], config.channels, 1)
         self.to_full = conv(width[config.level], config.channels, 3, padding=1)
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike, **options: Any) -> "Generator":
+        """The generator in a local folder or on the Hub, in eval mode; as :func:`fastgan.hub.from_pretrained`."""
+        # huggingface_hub's model mixin is left aside: it would fall back to a pickle, drop what it does not know in a
+        # config, load weights that do not match, and write its own card over one on the Hub.
+        from fastgan import hub  # it imports this module
+
+        return hub.from_pretrained(model, **options)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write config.json and model.safetensors into a folder, for :meth:`from_pretrained` to read."""
+        from fastgan import hub
+
+        hub.save_model(self, Path(folder))
 
     def sample(
         self,
@@ -176,6 +193,9 @@ class Generator(nn.Module):
         return gate
 
 
+FastGANGenerator = Generator  # its name where other generators are about
+
+
 class Discriminator(nn.Module):
     """Tells real pictures from drawn ones, patch by patch, and redraws real ones from what it saw.
 
@@ -211,6 +231,13 @@ class Discriminator(nn.Module):
         self.decode_whole = Decoder(width[8], config.channels, grid, doublings)
         self.decode_quadrant = Decoder(width[16], config.channels, grid, doublings)
         self.decode_small = Decoder(small[8], config.channels, grid, doublings)
+
+    def blocks(self) -> list[nn.ModuleList]:
+        """Its parts from the picture inward, those of both branches that work at one depth together."""
+        levels = list(self.down)
+        small = [self.small_down[level] for level in self.small_down]
+        deeper = [[self.down[level], *small[i : i + 1]] for i, level in enumerate(levels)]
+        return [nn.ModuleList(parts) for parts in ([self.stem, self.small_stem], *deeper)]
 
     @staticmethod
     def _stem(config: ModelConfig, width: Mapping[int, int], start: int) -> nn.Sequential:

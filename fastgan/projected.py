@@ -94,6 +94,13 @@ class ProjectedDiscriminator(nn.Module):
             layers += [spectral_norm(nn.Conv2d(a, b, 4, 2, 1)), nn.LeakyReLU(0.2)]
         self.pixels = nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
 
+    def blocks(self) -> list[nn.ModuleList]:
+        """Its layers from the picture inward, those of all branches at one depth together; their last left out."""
+        branches = (*self.heads, self.pixels)
+        paths = [[layer for layer in branch if list(layer.parameters())] for branch in branches]
+        depth = max(map(len, paths)) - 1
+        return [nn.ModuleList(path[i] for path in paths if i < len(path) - 1) for i in range(depth)]
+
     @staticmethod
     def _head(side: int) -> nn.Sequential:
         layers: list[nn.Module] = []

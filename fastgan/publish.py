@@ -27,18 +27,21 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, l
 
 from fastgan.cards import (
     CARD_FILE,
+    NEAREST,
     SAMPLES,
     SECTION,
     STYLE_MIX,
     WALK,
     draw_card_pictures,
     public_log,
+    public_metrics,
     public_settings,
     render_model_card,
 )
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import read_json
 from fastgan.errors import UserError
+from fastgan.evaluation import FEATURES_FILE, METRICS_FILE
 from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, write_file
 
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is not well; it may ask for longer ones
@@ -222,10 +225,11 @@ def size_text(size: int) -> str:
 # ---------------------------------------------------------------------- a run
 
 
-def repository_files(folder: Path, best: bool = False) -> dict[str, Path | bytes]:
+def repository_files(folder: Path, best: bool = False, nearest: bool = False) -> dict[str, Path | bytes]:
     """Everything of a run or an imported model that belongs on the Hub, the card aside, by its path there.
 
-    No training picture is among them, no path of this machine, and nothing that a run folder holds beside these.
+    No path of this machine is among them, nothing that a run folder holds beside these, and no training picture unless
+    the sheet of the nearest ones is asked for.
 
     Raises:
         UserError: the folder holds no model.
@@ -251,7 +255,13 @@ def repository_files(folder: Path, best: bool = False) -> dict[str, Path | bytes
         files[f"{TRAINING}/log.jsonl"] = log.encode()
     if (folder / "import.json").is_file():
         files["import.json"] = folder / "import.json"
-    return files
+    if (weights / METRICS_FILE).is_file():
+        files[METRICS_FILE] = public_metrics(weights / METRICS_FILE).encode()
+    if (weights / FEATURES_FILE).is_file():
+        files[FEATURES_FILE.as_posix()] = weights / FEATURES_FILE
+    if nearest and not (weights / NEAREST).is_file():
+        raise UserError(f"{weights}: no {NEAREST} there; `fastgan evaluate {weights}` draws it")
+    return files | ({NEAREST: weights / NEAREST} if nearest else {})
 
 
 def push(
@@ -263,6 +273,7 @@ def push(
     message: str | None = None,
     license: str | None = None,
     best: bool = False,
+    nearest: bool = False,
     draw: bool = True,
     say: Callable[[str], None] = say,
 ) -> Pushed:
@@ -278,13 +289,14 @@ def push(
         message: of the commit.
         license: for the card's metadata.
         best: the weights with the best KID rather than the last ones.
+        nearest: show the training pictures that drawn ones come nearest to; no training picture is pushed otherwise.
         draw: draw the card's pictures first; else those that the folder has are taken.
         say: told about waits.
 
     Raises:
         UserError: no model there, no right to write, or the Hub would not have it; then nothing has changed there.
     """
-    repository_files(folder, best)  # says what is missing before anything is asked or drawn
+    repository_files(folder, best, nearest)  # says what is missing before anything is asked or drawn
     full, private = prepare_repo(repo, public=public, say=say)
     _check_kind(full, revision)
     remarks = []
@@ -295,10 +307,10 @@ def push(
     existing = remote if remote and (_text(remote) or not own) else own
     if draw:
         draw_card_pictures(folder, best)
-    card = render_model_card(folder, full, existing, license, best)
+    card = render_model_card(folder, full, existing, license, best, nearest)
     if existing and _text(existing) and not SECTION.search(existing):
         remarks.append("The card has none of fastgan's marks, so its text was left as it is")
-    files = {CARD_FILE: card.encode(), **repository_files(folder, best)}
+    files = {CARD_FILE: card.encode(), **repository_files(folder, best, nearest)}
     commit = commit_files(full, files, message or _message(folder), revision=revision, say=say)
     write_file(local, lambda path: path.write_text(card, encoding="utf-8"))
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())

@@ -33,6 +33,7 @@ from fastgan.checkpoints import RunState, checkpoints_in, clear_leftovers, load_
 from fastgan.config import TrainConfig, parse_every
 from fastgan.ema import EMA
 from fastgan.errors import UserError
+from fastgan.finetune import freeze_blocks, open_base
 from fastgan.hub import save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
@@ -124,6 +125,8 @@ class Trainer:
         self._check_processes()
         checkpoints = self._together(lambda: self._open_folder(resume))
         self.publisher = self._together(self._open_hub)
+        start = None if resume else self.config.init_from
+        self.base = self._together(lambda: open_base(start) if start else None)
         self.pictures = self._together(lambda: None if self.config.streaming else self._load_pictures())
         if self.config.fast:
             fast.prepare(self.accelerator.device)
@@ -323,7 +326,7 @@ class Trainer:
             batches = data.batches(self.pictures.images, **options)
         if self.main:
             source = batches.source if self.pictures is None else self.pictures.source
-            write_run_facts(self.folder, source, self._hardware(), None)
+            write_run_facts(self.folder, source, self._hardware(), self.base.facts if self.base else None)
         try:
             for batch in batches:
                 if self.accelerator.device.type == "cuda":
@@ -350,10 +353,16 @@ class Trainer:
         generator = Generator(config.model)
         self.objective = objective_of(config, self.accelerator)
         discriminator = self.objective.discriminator()
-        adam = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": config.fast}
-        g_optimizer = torch.optim.Adam(generator.parameters(), **adam)
-        d_optimizer = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], **adam)
+        if self.base:
+            self.base.fill(generator, discriminator, self.say)
+        freeze_blocks(discriminator, config.freeze_d)
+        adam = {"betas": (config.beta1, config.beta2), "fused": config.fast}
+        g_rate, d_rate = (rate or config.learning_rate for rate in (config.g_learning_rate, config.d_learning_rate))
+        g_optimizer = torch.optim.Adam(generator.parameters(), lr=g_rate, **adam)
+        d_optimizer = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], lr=d_rate, **adam)
         self.ema = EMA(generator.to(self.accelerator.device), config.ema_half_life_kimg, config.ema_warmup)
+        if self.base:
+            self.base.fill_averaged(self.ema.model)
         with warnings.catch_warnings():
             # PyTorch 2.15 renames the setting that Accelerate passes on; older ones know only this name.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)

@@ -9,6 +9,7 @@ from fastgan.config import ModelConfig
 from fastgan.errors import UserError
 from fastgan.hub import save_model, write_file, write_folder
 from fastgan.models import Generator
+from tests.commands import only_line, run_python
 
 TINY = ModelConfig(64, 64, z_dim=16, ngf=4)
 
@@ -100,3 +101,110 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path):
         write_file(tmp_path / "file", fail)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "kept", "old"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+# ---------------------------------------------------------------------- over HTTP
+
+
+@pytest.fixture
+def hub(shared_hub):
+    yield shared_hub
+    shared_hub.heal()
+
+
+@pytest.fixture
+def on_hub(hub, folder):
+    """Makes a repository of the files of a good model with some changed; None takes one away."""
+    from huggingface_hub import HfApi
+
+    def make(changes=None, name=None):
+        files = {path.name: path.read_bytes() for path in folder.iterdir()} | (changes or {})
+        repo = f"{hub.user}/{name or 'model-' + str(len(hub.storage.list('models')))}"
+        HfApi(endpoint=hub.endpoint, token=hub.token).create_repo(repo, private=True)
+        hub.git_push(repo, {path: content for path, content in files.items() if content is not None})
+        return repo
+
+    return make
+
+
+LOAD = """
+import fastgan
+from fastgan import FastGANGenerator
+repo, empty = {repo!r}, {empty!r}
+a = fastgan.from_pretrained(repo, cache_dir=empty, revision={commit!r}, token={token!r})
+b = FastGANGenerator.from_pretrained(repo, cache_dir=empty, local_files_only=True, revision={commit!r})
+assert type(a) is type(b) is FastGANGenerator and not a.training
+print(a.sample([3])[0].tobytes() == b.sample([3])[0].tobytes(), a.config == b.config)
+try:
+    fastgan.from_pretrained(repo, cache_dir=empty + "2", local_files_only=True)
+except fastgan.UserError as error:
+    print(error)
+"""
+
+
+def test_a_private_model_loads_by_both_names_and_again_without_the_hub(hub, on_hub, tmp_path):
+    from huggingface_hub import HfApi
+
+    repo = on_hub()
+    commit = HfApi(endpoint=hub.endpoint, token=hub.token).model_info(repo).sha
+    code = LOAD.format(repo=repo, empty=str(tmp_path / "empty"), commit=commit, token=hub.read_token)
+    printed = run_python(code, hub.env(tmp_path / "home", ""), tmp_path).splitlines()
+    assert printed[0] == "True True"
+    assert "not in the cache" in printed[1]
+
+
+def test_a_cached_model_is_drawn_with_while_the_hub_is_away(hub, on_hub, person, tmp_path):
+    repo = on_hub()
+    assert person.give("fastgan", "sample", repo, "--out", tmp_path / "a", "--seeds", "3").code == 0
+    hub.fail(".", 503, times=None)
+    answer = person.give("fastgan", "sample", repo, "--out", tmp_path / "b", "--seeds", "3")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "a" / "seed0003.png").read_bytes() == (tmp_path / "b" / "seed0003.png").read_bytes()
+
+
+def config_with(**changes) -> bytes:
+    return json.dumps({**TINY.to_dict(), **changes}).encode()
+
+
+HOSTILE = {
+    "no config": ({"config.json": None}, "has no config.json"),
+    "no weights": ({"model.safetensors": None}, "nothing but safetensors"),
+    "pickles only": ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04."}, "nothing but safetensors"),
+    "no json": ({"config.json": b"\x00\x01"}, "not readable as JSON"),
+    "a list": ({"config.json": b"[]"}, "not a fastgan model"),
+    "another library": ({"config.json": b'{"model_type": "bert"}'}, "not a fastgan model"),
+    "unknown field": ({"config.json": config_with(auto_map={"AutoModel": "code.py"})}, "unknown field auto_map"),
+    "absurd size": ({"config.json": config_with(height=10**6, width=10**6)}, "height"),
+    "absurd width": ({"config.json": config_with(ngf=10**9)}, "ngf"),
+    "a newer format": ({"config.json": config_with(format_version=99)}, "newer fastgan"),
+    "other shapes": ({"config.json": config_with(ngf=8)}, "the config says"),
+    "no safetensors": ({"model.safetensors": b"<!doctype html>"}, "not a whole safetensors file"),
+    "long header": ({"model.safetensors": b"\xff" * 8 + b"{" * 100}, "not a whole safetensors file"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_repository_that_is_no_good_is_refused_in_a_sentence(case, on_hub, person, tmp_path):
+    changes, sentence = HOSTILE[case]
+    repo = on_hub(changes, case.replace(" ", "-"))
+    answer = person.give("fastgan", "sample", repo, "--grid", tmp_path / "grid.png")
+    assert answer.code == 2
+    assert sentence in only_line(answer.err)
+    assert not (tmp_path / "grid.png").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_hundred_gigabytes_are_refused_before_a_byte_is_fetched(file, hub, on_hub, person, tmp_path):
+    repo = on_hub()
+    hub.announce(repo, file, 100 * 2**30)
+    answer = person.give("fastgan", "sample", repo, "--grid", tmp_path / "grid.png")
+    assert "announces 107,374,182,400 bytes of " + file in only_line(answer.err)
+    assert not hub.seen(f"GET /{repo}/resolve/[^/]*/{file}")
+
+
+def test_wrong_names_and_strangers_are_refused(on_hub, person, tmp_path):
+    repo, grid = on_hub(), ["--grid", tmp_path / "grid.png"]
+    assert "no such model" in only_line(person.give("fastgan", "sample", "tester/absent", *grid).err)
+    assert "no such model" in only_line(person.give("fastgan", "sample", repo, *grid, token="").err)
+    answer = person.give("fastgan", "sample", repo, "--revision", "absent", *grid)
+    assert "no such branch" in only_line(answer.err)

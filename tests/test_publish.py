@@ -43,7 +43,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-SETTINGS = {"size": "64", "ngf": 2, "ndf": 4, "z_dim": 8, "eval_images": 8, "log_every": "0.008kimg"}
+SETTINGS = {"size": "64", "ngf": 2, "z_dim": 8, "batch_size": 8, "eval_images": 8, "log_every": "0.008kimg"}
 FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
 
 
@@ -135,7 +135,7 @@ def test_the_card_says_what_was_measured_in_metadata_that_the_hub_takes(hub, pus
     [result] = data.eval_results
     kid = [json.loads(line) for line in (pushed[0] / "log.jsonl").read_text().splitlines()][-1]["kid"]
     assert (result.metric_type, result.metric_value) == ("kid", kid)
-    assert result.metric_name == "KID (EfficientNet-Lite0 features, 8 drawn, 26 training pictures)"
+    assert result.metric_name == "KID (efficientnet-lite0 features, 8 drawn, 26 training pictures)"
     assert "26 pictures from a folder named `faces`, which is not on the Hub" in card.text
     assert f"| KID | {kid:.4f} | 8 drawn, 26 training pictures |" in card.text
     assert hub.seen("POST /api/validate-yaml")

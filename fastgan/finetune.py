@@ -1,0 +1,196 @@
+"""Training that starts from a model: every layer that fits is kept, and the blocks that see the picture can stay."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from fastgan.checkpoints import checkpoints_in
+from fastgan.config import ModelConfig, TrainConfig, read_json
+from fastgan.errors import UserError
+from fastgan.hub import CONFIG_FILE, DTYPES, MAX_CONFIG, WEIGHTS_FILE, fetch, weights_limit
+
+MAX_DISCRIMINATOR = 2**30  # bytes; the published one at 1024 pixels has 0.1 * 2**30
+FROM_TRAINING = ("recipe", "ndf")  # settings that training/config.json tells of a model's discriminator
+SETTINGS = ("training/config.json", "train_config.json")  # on the Hub, in a run folder
+SHOWN = 6  # names of layers in one line
+
+
+class Fit(NamedTuple):
+    """Which layers of a network were filled, and which were not."""
+
+    kept: list[str]
+    new: list[str]
+    share: float  # of the network's numbers that were filled
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether no layer fits but for single numbers, which fit anywhere."""
+        return self.share < 0.001
+
+    def __str__(self) -> str:
+        if not self.new:
+            return f"keeps all {len(self.kept)} layers"
+        more = f" and {len(self.new) - SHOWN} more" if len(self.new) > SHOWN else ""
+        return (
+            f"keeps {len(self.kept)} of {len(self.kept) + len(self.new)} layers "
+            f"(new: {', '.join(self.new[:SHOWN])}{more})"
+        )
+
+
+class Base(NamedTuple):
+    """A model to start from."""
+
+    name: str  # Hub id, or a folder's name
+    revision: str | None  # the commit on the Hub; None for a folder
+    config: ModelConfig
+    averaged: Path  # the published generator
+    raw: Path | None  # the generator as the optimizer left it
+    discriminator: Path | None
+    settings: dict[str, Any]  # what it was trained with, as far as that is known
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        return {"model": self.name, "revision": self.revision}
+
+    def fill(self, generator: nn.Module, discriminator: nn.Module, say: Callable[[str], None]) -> None:
+        """Give both networks every layer that fits, and say which do not.
+
+        Raises:
+            UserError: no layer of the generator fits, or a file is damaged.
+        """
+        g_fit = fill(generator, self.raw or self.averaged)
+        if g_fit.is_nothing:
+            mine, theirs = generator.config, self.config
+            raise UserError(
+                f"--init-from {self.name}: none of its layers fit (it has --ngf {theirs.ngf} --z-dim {theirs.z_dim}, "
+                f"this run --ngf {mine.ngf} --z-dim {mine.z_dim})"
+            )
+        d_text = "starts anew: the model brings none"
+        if self.discriminator:
+            d_fit = fill(discriminator, self.discriminator)
+            d_text = "starts anew: none of its layers fit" if d_fit.is_nothing else str(d_fit)
+        where = f"{self.name}@{self.revision[:10]}" if self.revision else self.name
+        say(f"Starting from {where}: the generator {g_fit}; the discriminator {d_text}")
+
+    def fill_averaged(self, generator: nn.Module) -> None:
+        """Give the averaged generator every layer that fits."""
+        fill(generator, self.averaged)
+
+
+def fill(network: nn.Module, path: Path) -> Fit:
+    """Give a network every layer of a safetensors file that has its name, shapes and types.
+
+    A layer is taken whole or not at all: a convolution with spectral norm's vectors, a batch norm with its statistics.
+
+    Raises:
+        UserError: not a whole safetensors file.
+    """
+    state, layers = network.state_dict(), {}
+    for name in state:
+        layers.setdefault(_layer_of(name), []).append(name)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+
+            def fits(name: str) -> bool:
+                if name not in names:
+                    return False
+                found, mine = file.get_slice(name), state[name]
+                return tuple(found.get_shape()) == tuple(mine.shape) and DTYPES.get(found.get_dtype()) == mine.dtype
+
+            kept = [layer for layer, members in layers.items() if all(map(fits, members))]
+            tensors = {name: file.get_tensor(name) for layer in kept for name in layers[layer]}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); download or save it again") from None
+    with torch.no_grad():
+        network.load_state_dict(tensors, strict=False)
+    share = sum(tensor.numel() for tensor in tensors.values()) / sum(tensor.numel() for tensor in state.values())
+    return Fit(kept, [layer for layer in layers if layer not in set(kept)], share)
+
+
+def _layer_of(name: str) -> str:
+    """The layer that a tensor belongs to: "up.8.conv1" for "up.8.conv1.parametrizations.weight.0._u"."""
+    return name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+
+def freeze_blocks(discriminator: nn.Module, count: int) -> None:
+    """Stop the first `count` blocks of a discriminator from learning, from the picture inward (arXiv:2002.10964).
+
+    Args:
+        discriminator: with a method `blocks()` that lists them in this order.
+        count: how many; 0 freezes nothing.
+
+    Raises:
+        UserError: it has fewer, or none that could be frozen apart.
+    """
+    if not count:
+        return
+    blocks = discriminator.blocks() if hasattr(discriminator, "blocks") else []
+    if count >= len(blocks):
+        most = f"at most {len(blocks) - 1}" if len(blocks) > 1 else "this recipe's discriminator has no blocks for it"
+        raise UserError(f"--freeze-d {count}: {most}")
+    for block in blocks[:count]:
+        block.requires_grad_(False)
+
+
+# ---------------------------------------------------------------------- where models are
+
+
+def open_base(text: str) -> Base:
+    """The model that --init-from names: a run folder, an imported model, or "user/model[@revision]" on the Hub.
+
+    Raises:
+        UserError: there is none, it is not a fastgan model, or it announces absurd sizes.
+    """
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
+        if not (folder / WEIGHTS_FILE).is_file():
+            raise UserError(f"--init-from {text}: no {WEIGHTS_FILE} there; name a run folder or a model folder")
+        checkpoints = checkpoints_in(folder / "checkpoints")
+        origin = checkpoints[-1] if checkpoints else folder / "training"
+        raw, discriminator = (
+            path if path.is_file() else None
+            for path in (origin / "generator.safetensors", origin / "discriminator.safetensors")
+        )
+        settings = next((folder / name for name in SETTINGS if (folder / name).is_file()), None)
+        name = folder.resolve().name
+        return Base(name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(settings))
+    model, _, revision = text.partition("@")
+    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None)
+    if config_path is None:
+        raise UserError(f"--init-from {text}: has no {CONFIG_FILE}, so it is not a fastgan model")
+    config, commit = ModelConfig.from_dict(read_json(config_path)), config_path.parent.name
+    limit = weights_limit(config)
+    averaged = fetch(model, WEIGHTS_FILE, limit, commit)
+    if averaged is None:
+        raise UserError(f"--init-from {text}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
+    raw = fetch(model, "training/generator.safetensors", limit, commit)
+    discriminator = fetch(model, "training/discriminator.safetensors", MAX_DISCRIMINATOR, commit)
+    settings = _settings(fetch(model, SETTINGS[0], MAX_CONFIG, commit))
+    return Base(model, commit, config, averaged, raw, discriminator, settings)
+
+
+def _settings(path: Path | None) -> dict[str, Any]:
+    """What of a model's training settings another run can take over; they come from strangers, so they are checked."""
+    if path is None:
+        return {}
+    found = read_json(path)
+    found = {name: found[name] for name in FROM_TRAINING if name in found} if isinstance(found, dict) else {}
+    try:
+        TrainConfig.from_dict({"dataset": "any", **found})
+    except UserError:
+        return {}  # of a newer version, or nonsense; the discriminator then starts as this run says
+    return found
+
+
+def settings_of(base: Base) -> dict[str, Any]:
+    """The settings with which a run continues a model as it is, for those that nobody gives."""
+    config = base.config
+    size = str(config.width) if config.width == config.height else f"{config.width}x{config.height}"
+    return {"size": size, "channels": config.channels, "ngf": config.ngf, "z_dim": config.z_dim, **base.settings}
