@@ -36,8 +36,9 @@ _TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 @functools.cache
 def _taps(device: torch.device, dtype: torch.dtype) -> Tensor:
-    row = torch.tensor(_TAPS, device=device, dtype=dtype)
-    return torch.kron(row, row).T.contiguous()  # [9, 16]
+    with torch.inference_mode(False):  # kept for training too, whoever asks first
+        row = torch.tensor(_TAPS, device=device, dtype=dtype)
+        return torch.kron(row, row).T.contiguous()  # [9, 16]
 
 
 def transposed_kernel(weight: Tensor) -> Tensor:

@@ -16,6 +16,15 @@ def gradients(output: torch.Tensor, *inputs: torch.Tensor) -> list[torch.Tensor]
     return list(torch.autograd.grad((output * weights).sum(), inputs))
 
 
+def test_drawing_before_training_spoils_nothing():
+    fast._taps.cache_clear()
+    weight = torch.randn(7, 5, 3, 3, requires_grad=True)
+    with torch.inference_mode():
+        fast.transposed_kernel(weight)
+    fast.transposed_kernel(weight).sum().backward()
+    assert weight.grad is not None
+
+
 def test_a_transposed_convolution_doubles_and_convolves():
     x = torch.randn(2, 5, 8, 12, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(7, 5, 3, 3, dtype=torch.float64, requires_grad=True)
