@@ -1,0 +1,123 @@
+"""Recipes against each other: every setting trains for the same time on the same pictures, and is then measured.
+
+    python benchmarks/recipes.py --minutes 5 --size 64 --seeds 0,1 --settings "" "--batch-size 8" "--recipe paper"
+
+Runs follow each other, so each has the machine to itself. What was found is kept in a folder, as JSON with a grid; a
+second call trains only what is missing and prints the table again.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+
+import torch
+from PIL import Image, ImageDraw
+
+from fastgan import data, sampling
+from fastgan.cli import resolve
+from fastgan.cli import run as tell
+from fastgan.errors import UserError
+from fastgan.evaluation import evaluate
+from fastgan.hub import from_pretrained, write_file
+
+ROOT = Path(__file__).parents[1]
+NETWORKS = ("efficientnet-lite1", "efficientnet-lite2")  # neither of them teaches any recipe
+FIGURES = {"kid": "KID ×1000", "recall": "recall", "coverage": "coverage", "precision": "precision"}
+GRID = range(32)
+
+
+def run_once(folder: Path, flags: list[str]) -> dict:
+    """Train with these flags, measure, and keep what was found in the folder; read it where it is there already."""
+    result = folder / "result.json"
+    if result.exists():
+        return json.loads(result.read_text(encoding="utf-8"))
+    config, _, _ = resolve(flags)
+    command = [sys.executable, "train.py", *flags, "--output-dir", str(folder / "run"), "--checkpoint-every", "never"]
+    code = subprocess.run([*command, "--sample-every", "never", "--eval-images", "0"], cwd=ROOT).returncode
+    if code:
+        raise SystemExit(code)  # it has said why
+    generator = from_pretrained(folder / "run")
+    pictures = data.load_pictures(
+        config.dataset, size=(config.model.height, config.model.width), channels=config.channels
+    )
+    found = evaluate(generator, pictures, NETWORKS, teachers=())
+    images = torch.cat(list(sampling.sample(generator, GRID)))
+    write_file(folder / "grid.png", lambda path: sampling.grid(images, columns=8).save(path))
+    last = json.loads((folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    values = {
+        "kimg": last["images"] / 1000,
+        "images_per_second": last["images"] / last["seconds"],
+        "figures": {part.network: {name: getattr(part, name) for name in FIGURES} for part in found.results},
+    }
+    text = json.dumps(values, indent=2) + "\n"
+    write_file(result, lambda path: path.write_text(text, encoding="utf-8"))
+    return values
+
+
+def table(rows: dict[tuple[str, str], list[dict]]) -> str:
+    """Means over the seeds as Markdown; KID with each seed's own beside it."""
+    short = {network: network.removeprefix("efficientnet-") for network in NETWORKS}
+    heads = [f"{label}, {short[network]}" for network in NETWORKS for label in FIGURES.values()]
+    lines = [f"| pictures | setting | kimg | images/s | {' | '.join(heads)} |", "| --- " * (4 + len(heads)) + "|"]
+    for (dataset, setting), runs in rows.items():
+        cells = [f"{mean(run['kimg'] for run in runs):.1f}", f"{mean(run['images_per_second'] for run in runs):.1f}"]
+        for network in NETWORKS:
+            for name in FIGURES:
+                values = [run["figures"][network][name] for run in runs]
+                if name == "kid":
+                    own = f" ({', '.join(f'{1000 * value:.0f}' for value in values)})" if len(values) > 1 else ""
+                    cells.append(f"{1000 * mean(values):.0f}{own}")
+                else:
+                    cells.append(f"{mean(values):.2f}")
+        lines.append(f"| {Path(dataset).name} | `{setting or 'default'}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sheet(folders: dict[str, Path]) -> Image.Image:
+    """The grids of several runs under each other, each with its name."""
+    grids = {name: Image.open(folder / "grid.png").convert("RGB") for name, folder in folders.items()}
+    width, height = max(grid.width for grid in grids.values()), sum(grid.height + 20 for grid in grids.values())
+    picture, top = Image.new("RGB", (width, height), "white"), 0
+    for name, grid in grids.items():
+        ImageDraw.Draw(picture).text((4, top + 4), name, fill="black")
+        picture.paste(grid, (0, top + 20))
+        top += grid.height + 20
+    return picture
+
+
+def main() -> None:
+    """Train, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", default=["examples/emoji_faces"], help="sets of pictures")
+    parser.add_argument("--settings", nargs="+", default=["", "--recipe paper"], help="flags of train.py, in quotes")
+    parser.add_argument("--seeds", default="0,1", help="one run each [0,1]")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, each run [5.0]")
+    parser.add_argument("--size", default="64", help="pixels [64]")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "recipes", help="where results are kept")
+    options = parser.parse_args()
+    seeds = sampling.parse_seeds(options.seeds)
+    rows: dict[tuple[str, str], list[dict]] = {}
+    grids: dict[str, Path] = {}
+    for seed in seeds:
+        for dataset in options.datasets:
+            for setting in options.settings:
+                flags = ["--dataset", dataset, "--size", options.size, "--max-minutes", str(options.minutes)]
+                flags += ["--seed", str(seed), *shlex.split(setting)]
+                folder = options.out / hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:12]
+                if (folder / "run").exists() and not (folder / "result.json").exists():
+                    raise UserError(f"{folder}: an unfinished run is there; remove it to train it again")
+                rows.setdefault((dataset, setting), []).append(run_once(folder, flags))
+                grids.setdefault(f"{Path(dataset).name}: {setting or 'default'}", folder)
+    print(table(rows))
+    path = options.out / f"grids-{options.size}-{options.minutes:g}min.png"
+    write_file(path, lambda temporary: sheet(grids).save(temporary))
+    print(f"\nSeeds 0 to 31 of every setting, first run: {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(tell(main))
