@@ -16,12 +16,14 @@ from functools import wraps
 from pathlib import Path
 
 from common import REPEATS, Clock, Work, main
+from torch import nn
 
 PICTURES = Path(__file__).parents[1] / "examples" / "emoji_faces"
 
 
 def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
     """A trainer that stands before its first step."""
+    from fastgan import fast
     from fastgan.cli import resolve
     from fastgan.trainer import Trainer
 
@@ -33,9 +35,8 @@ def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
     batches = trainer._batches()
 
     def run() -> None:
-        for _ in range(config.accumulate):
-            trainer.train_on(next(batches))
-        trainer.ema.update(trainer.accelerator.unwrap_model(trainer.generator), config.batch_size)
+        with fast.use(config.fast):
+            trainer.step(batches)
 
     def parts() -> dict[str, float]:
         clock = Clock(trainer.accelerator.device)
@@ -48,7 +49,7 @@ def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
         return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
 
     what = f"training step, recipe {config.recipe}, size {config.size}, batch {config.batch_size}, "
-    what += f"ngf {config.ngf}, ndf {config.ndf}" + (f" ({' '.join(flags)})" if flags else "")
+    what += f"ngf {config.ngf}" + (f" ({' '.join(flags)})" if flags else "")
     accelerator = trainer.accelerator
     return Work(what, run, config.batch_size, accelerator.device, accelerator.mixed_precision, parts, run)
 
@@ -73,14 +74,16 @@ def watch(trainer, clock: Clock) -> None:
 
         setattr(owner, method, call)
 
-    watched(trainer.generator, "forward", "generator forward")
-    watched(trainer.discriminator, "forward", "discriminator forward")
+    players = trainer.players
+    watched(players.generator, "forward", "generator forward")
+    watched(players.discriminator, "forward", "discriminator forward")
     watched(trainer.accelerator, "backward", "backward")
-    watched(trainer.d_optimizer, "step", "discriminator Adam")
-    watched(trainer.g_optimizer, "step", "generator Adam")
+    watched(players.d_optimizer, "step", "discriminator Adam")
+    watched(players.g_optimizer, "step", "generator Adam")
     watched(trainer.ema, "update", "moving average")
-    if trainer.distance is not None:
-        watched(trainer.distance, "forward", "perceptual distance")
+    for name, helper in vars(trainer.objective).items():
+        if isinstance(helper, nn.Module):  # a frozen network that helps to judge
+            watched(helper, "forward", name)
     train_on = trainer.train_on
 
     def anew(batch) -> None:

@@ -149,10 +149,7 @@ class Trainer:
         batches = self._batches()
         with self._signals(), self._progress() as self.bar:
             while self.stop == GOING:
-                for _ in range(config.accumulate):
-                    self.train_on(next(batches))
-                state.steps += 1
-                self.ema.update(self.accelerator.unwrap_model(self.players.generator), config.batch_size, state.images)
+                self.step(batches)
                 now = time.monotonic()
                 state.seconds, last = state.seconds + now - last, now
                 self.bar.update(config.batch_size)
@@ -167,6 +164,14 @@ class Trainer:
                         self.publisher.offer(state.kimg)
                 self._decide(now - started)
         return self._finish()
+
+    def step(self, batches: Iterator[Tensor]) -> None:
+        """Let both networks learn from a batch, part by part, and the average follow."""
+        for _ in range(self.config.accumulate):
+            self.train_on(next(batches))
+        self.state.steps += 1
+        generator = self.accelerator.unwrap_model(self.players.generator)
+        self.ema.update(generator, self.config.batch_size, self.state.images)
 
     def train_on(self, real: Tensor) -> None:
         """One part of a batch through both networks.

@@ -22,14 +22,15 @@ def test_two_settings_of_sampling_are_timed_in_turn():
     assert len(found["ratios"]) == 2 and min(found["ratios"]) > 0
     one, four = found["reports"]
     assert one["what"] != four["what"]
-    assert abs(one["flop_per_image"] - four["flop_per_image"]) < 0.01 * one["flop_per_image"]
+    # Together they share the arithmetic on weights alone.
+    assert 0.95 * one["flop_per_image"] < four["flop_per_image"] <= one["flop_per_image"]
     assert {"latents and noise", "network", "to bytes"} == set(one["parts"])
     assert 0 < one["share_of_peak"]["fp32"] < 1
 
 
 def test_a_training_step_is_taken_apart():
-    tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--accumulate", "2"]
+    tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--accumulate", "2", "--recipe", "paper"]
     (found,) = report("train_step.py", *tiny)["reports"]
-    assert {"generator forward 1", "perceptual distance 3", "backward 3", "moving average 1"} <= set(found["parts"])
+    assert {"generator forward 1", "distance 3", "backward 3", "moving average 1"} <= set(found["parts"])
     assert min(found["parts"].values()) >= 0
     assert found["images_per_second"] > 0 and found["peak_memory"] > 1e8
