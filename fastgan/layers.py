@@ -3,22 +3,74 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils import parametrize
 
 from fastgan.fast import double_conv, norm_glu, norm_leaky_relu
 
 
+class SpectralNorm(nn.Module):
+    """A weight divided by its largest singular value, which one power iteration a training step keeps up with.
+
+    It keeps the names and the meaning of PyTorch's own parametrization (arXiv:1802.05957), reads the weight a third
+    less often, and starts without work where the weight is still to come (on the meta device).
+
+    Args:
+        weight: what is to be normalised.
+        dim: its dimension of outputs, the rows of the matrix whose singular value is meant.
+    """
+
+    def __init__(self, weight: Tensor, dim: int = 0):
+        super().__init__()
+        self.dim = dim
+        matrix = self._matrix(weight.detach())
+        u, v = (torch.empty(side, dtype=weight.dtype, device=weight.device) for side in matrix.shape)
+        if not weight.is_meta:
+            u.normal_()
+            for _ in range(15):
+                v = F.normalize(matrix.T @ F.normalize(u, dim=0), dim=0)
+                u = F.normalize(matrix @ v, dim=0)
+        self.register_buffer("_u", u)
+        self.register_buffer("_v", v)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The normalised weight; in training mode `_u` and `_v` move on."""
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = self._matrix(weight)
+            if self.training:
+                with torch.no_grad():
+                    self._v.copy_(F.normalize(matrix.T @ self._u, dim=0))
+            image = matrix @ self._v.clone()
+            if self.training:
+                self._u.copy_(F.normalize(image.detach(), dim=0))
+            return weight / (self._u.clone() @ image)
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        return weight.transpose(0, self.dim).flatten(1)
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """The convolution, or transposed convolution, with its weight spectrally normalised."""
+    dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    return parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight, dim), unsafe=True)
+
+
+def drawn(weight: Tensor, mean: float = 0.0) -> None:
+    """Fill a weight from N(mean, 0.02²), unless it is only a shape (on the meta device)."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, mean, 0.02)
+
+
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Module:
-    """A spectrally normalised convolution without bias (arXiv:1802.05957), drawn from N(0, 0.02²)."""
+    """A spectrally normalised convolution without bias, drawn from N(0, 0.02²)."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
-    nn.init.normal_(layer.weight, 0.0, 0.02)
+    drawn(layer.weight)
     return spectral_norm(layer)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation whose scale starts at N(1, 0.02²), as DCGAN does (arXiv:1511.06434)."""
     layer = nn.BatchNorm2d(channels)
-    nn.init.normal_(layer.weight, 1.0, 0.02)
+    drawn(layer.weight, 1.0)
     return layer
 
 
@@ -56,7 +108,7 @@ class FirstBlock(nn.Module):
     def __init__(self, z_dim: int, channels: int, grid: tuple[int, int]):
         super().__init__()
         layer = nn.ConvTranspose2d(z_dim, 2 * channels, grid, bias=False)
-        nn.init.normal_(layer.weight, 0.0, 0.02)
+        drawn(layer.weight)
         self.conv = spectral_norm(layer)
         self.norm = batch_norm(2 * channels)
 

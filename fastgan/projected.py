@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from fastgan.config import ModelConfig
 from fastgan.fast import channels_last, norm_leaky_relu
 from fastgan.features import load_features
+from fastgan.layers import spectral_norm
 
 MIXED = 64  # channels of every mixed map
 PIXEL = 32  # width of the branch that looks at pixels

@@ -1,0 +1,59 @@
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from fastgan.layers import spectral_norm
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 5, 3), nn.ConvTranspose2d(3, 5, 4)])
+def test_spectral_norm_is_pytorchs_own(layer):
+    torch.manual_seed(0)
+    ours, theirs = spectral_norm(copy.deepcopy(layer)), parametrizations.spectral_norm(copy.deepcopy(layer))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours.eval().weight, theirs.eval().weight)
+    x = torch.randn(2, 3, 8, 8)
+    for norm in (ours, theirs):
+        norm.eval()(x).square().sum().backward()
+    gradients = (norm.parametrizations.weight.original.grad for norm in (ours, theirs))
+    torch.testing.assert_close(*gradients)
+
+
+def test_training_finds_the_largest_singular_value():
+    layer = spectral_norm(nn.Conv2d(3, 16, 3)).train()
+    with torch.no_grad():
+        layer.parametrizations.weight.original.normal_()
+        for _ in range(100):
+            weight = layer.weight
+    assert abs(torch.linalg.matrix_norm(weight.flatten(1), 2).item() - 1) < 1e-3
+    before = layer.parametrizations.weight[0]._u.clone()
+    with torch.no_grad():
+        layer.eval().weight  # noqa: B018 — computed when it is read
+    assert torch.equal(before, layer.parametrizations.weight[0]._u)
+
+
+def test_two_passes_before_one_backward_pass_are_fine():
+    layer = spectral_norm(nn.Conv2d(3, 4, 3))
+    x = torch.randn(1, 3, 5, 5)
+    (layer(x).sum() + layer(2 * x).sum()).backward()
+    assert layer.parametrizations.weight.original.grad.isfinite().all()
+
+
+LOADED = """
+import sys, torch
+from fastgan.config import ModelConfig
+from fastgan.models import Generator
+with torch.device("meta"):
+    Generator(ModelConfig(256, 256))
+print(int("torch._dynamo" in sys.modules))
+"""
+
+
+def test_shapes_alone_need_no_compiler():
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"  # PyTorch loads it for random numbers on the meta device, which takes seconds
