@@ -66,6 +66,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, copied to the CPU first."""
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors leaves a file that nobody else may read
 
 
 def save_model(generator: Generator, folder: Path) -> None:

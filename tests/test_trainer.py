@@ -122,6 +122,7 @@ def test_a_run_leaves_a_loadable_model_a_grid_and_a_log(tiny):
     assert fastgan.from_pretrained(folder / "best").config == generator.config
     assert TrainConfig.from_dict(json.loads((folder / "train_config.json").read_text())).max_steps == 4
     assert not list(folder.rglob(".*"))
+    assert all(file.stat().st_mode & 0o444 == 0o444 for file in folder.rglob("*") if file.is_file())
 
 
 def test_the_saved_model_draws_the_saved_grid(tiny):

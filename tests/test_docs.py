@@ -1,0 +1,39 @@
+import re
+from pathlib import Path
+
+import torch
+
+from fastgan import Generator, ModelConfig
+from fastgan.cli import train_parser
+from fastgan.hub import save_model
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "TRAINING.md").read_text(encoding="utf-8")
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save_model(Generator(ModelConfig(32, 32, z_dim=8, ngf=4)), tmp_path / "runs" / "pictures")
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(code, {})
+    assert len(list(tmp_path.glob("seed*.png"))) == 16
+    assert (tmp_path / "mixed.png").exists()
+
+
+def test_the_training_page_has_every_flag_and_no_other():
+    flags = {flag for action in train_parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    code = " ".join(re.findall(r"`[^`\n]*`|```.*?```", TRAINING, re.DOTALL))
+    told = set(re.findall(r"--[a-z][a-z0-9-]+", code))
+    opposites = {"--flip", "--streaming", "--fast", "--no-streaming", "--no-hub-public", "--help"}
+    assert flags - told <= opposites
+    elsewhere = {"--nproc-per-node", "--reestimate-batch-norm", "--multi", "--num", "--machine", "--main", "--cpu"}
+    assert told - flags <= elsewhere
+
+
+def test_links_lead_to_files_of_the_repository():
+    for page in (README, TRAINING):
+        folder = ROOT if page is README else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#:]+)\)", page):
+            assert (folder / target).exists(), target
