@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_url
+from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCard, ModelCardData, hf_hub_url
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from yaml import YAMLError
 
@@ -199,10 +199,12 @@ def render_model_card(
         eval_results=[_eval_result(result) for result in results] or None,
     )
     unknown = (imported or {}).get("license", "unknown")
-    return _merge(data, title, section, existing, None if unknown == "unknown" else unknown)
+    ours = data.to_dict()
+    ours.pop("model_name", None)
+    return _merge(ours, title, section, existing, None if unknown == "unknown" else unknown)
 
 
-def _merge(data: ModelCardData, title: str, section: str, existing: str | None, license: str | None) -> str:
+def _merge(ours: dict[str, Any], title: str, section: str, existing: str | None, license: str | None = None) -> str:
     """A whole card of our metadata and section, and of what is kept of the existing one."""
     section = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
     kept, text = _read_card(existing or "")
@@ -211,8 +213,6 @@ def _merge(data: ModelCardData, title: str, section: str, existing: str | None, 
     elif not text.strip():
         text = f"\n# {title}\n\n{section}\n"
     # Otherwise somebody wrote a card of their own and wants nothing of ours in it.
-    ours = data.to_dict()
-    ours.pop("model_name", None)
     tags = kept.get("tags") or []
     tags = [tags] if isinstance(tags, str) else [tag for tag in tags if isinstance(tag, str)]
     ours["tags"] = [*tags, *(tag for tag in ours["tags"] if tag not in tags)]
@@ -222,7 +222,7 @@ def _merge(data: ModelCardData, title: str, section: str, existing: str | None, 
     merged.pop("model-index", None)
     if theirs or mine:
         merged |= ModelCardData(model_name=title, eval_results=[*theirs, *mine]).to_dict()
-    yaml = ModelCardData(**merged, ignore_metadata_errors=True).to_yaml(original_order=list(merged))
+    yaml = CardData(**merged).to_yaml(original_order=list(merged))
     return f"---\n{yaml}\n---\n{text}"
 
 
@@ -354,6 +354,44 @@ def _preparation(settings: Mapping[str, Any]) -> str:
 
 def _span(seeds: range) -> str:
     return f"{seeds[0]} to {seeds[-1]}"
+
+
+# ---------------------------------------------------------------------- the card of a dataset
+
+
+def render_dataset_card(
+    repo: str, facts: Mapping[str, Any], existing: str | None = None, license: str | None = None
+) -> str:
+    """The card of a set of pictures, as README.md.
+
+    Args:
+        repo: Hub id.
+        facts: what hub_cards/dataset.md tells: splits (pictures by name), sizes, formats, transparency.
+        existing: the card that is there already, kept as that of a model is.
+        license: of the pictures, for the metadata; else what `existing` says.
+    """
+    title, count = repo.rpartition("/")[2], sum(facts["splits"].values())
+    section = _templates.get_template("dataset.md").render(repo=repo, pictures=count, **facts)
+    data = DatasetCardData(
+        license=license,
+        pretty_name=title,
+        task_categories=["unconditional-image-generation"],
+        size_categories=[next(name for name, most in SIZES.items() if count < most)],
+        tags=["few-shot", "fastgan"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in facts["splits"]],
+            }
+        ],
+    )
+    ours = data.to_dict()
+    if existing and (name := _read_card(existing)[0].get("pretty_name")):
+        ours["pretty_name"] = name
+    return _merge(ours, title, section, existing)
+
+
+SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7, "n>10M": math.inf}
 
 
 # ---------------------------------------------------------------------- the pictures in it

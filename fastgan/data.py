@@ -408,6 +408,11 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
+def picture_names(folder: Path) -> list[str]:
+    """Paths, relative to a folder, of the files in it and below that end like a picture; hidden ones aside, sorted."""
+    return _picture_names(file.relative_to(folder).as_posix() for file in _files_below(folder))
+
+
 def _picture_names(names: Iterable[str]) -> list[str]:
     """Those of the relative names that end like a picture and are not hidden, sorted."""
     Image.init()

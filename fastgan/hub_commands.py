@@ -25,6 +25,25 @@ def add_hub_commands(commands: argparse._SubParsersAction) -> None:
     push.add_argument("--message", help="of the commit [how far the run is]")
     push.set_defaults(run=push_command)
 
+    space = commands.add_parser("space", help="a Space that opens with a model")
+    spaces = space.add_subparsers(required=True, metavar="COMMAND", parser_class=type(space))
+    create = spaces.add_parser("create", help="make it, or give it new files")
+    create.add_argument("repo", metavar="USER/DEMO", help="Space; made if need be, and private then")
+    create.add_argument("--model", required=True, metavar="USER/MODEL", help="what it opens with; @revision is fine")
+    create.add_argument("--title", help="[the model's name]")
+    create.add_argument("--public", action="store_true", help="everyone may see it")
+    create.add_argument("--dry-run", type=Path, metavar="FOLDER", help="write its files there and push nothing")
+    create.set_defaults(run=space_command)
+
+    dataset = commands.add_parser("dataset", help="pictures of your own on the Hub")
+    datasets = dataset.add_subparsers(required=True, metavar="COMMAND", parser_class=type(dataset))
+    pictures = datasets.add_parser("push", help="a folder of pictures as parquet, with a card")
+    pictures.add_argument("folder", type=Path, metavar="FOLDER")
+    pictures.add_argument("repo", metavar="USER/NAME", help="dataset; made if need be, and private then")
+    pictures.add_argument("--public", action="store_true", help="everyone may see it")
+    pictures.add_argument("--license", help="of the pictures, such as mit or cc-by-4.0")
+    pictures.set_defaults(run=dataset_command)
+
 
 def card_command(options: argparse.Namespace) -> None:
     """`fastgan card`: draw the card's pictures and write README.md into the run folder."""
@@ -59,3 +78,33 @@ def push_command(options: argparse.Namespace) -> None:
         print(remark)
     model = "/".join(done.url.rsplit("/", 2)[-2:])
     print(f"Next: fastgan app {model}")
+
+
+def space_command(options: argparse.Namespace) -> None:
+    """`fastgan space create`: push a Space, or write its folder."""
+    from fastgan.space import create_space, write_space
+
+    if options.dry_run:
+        names = write_space(options.dry_run, options.model, options.title)
+        print(f"Wrote {options.dry_run}: {', '.join(names)}")
+        print(f"Try it: pip install -r {options.dry_run}/requirements.txt, then python {options.dry_run}/app.py")
+        return
+    done = create_space(options.repo, options.model, options.title, options.public)
+    print(f"Pushed {done.url} ({'private' if done.private else 'public'}), commit {done.commit}")
+    if done.needs_token:
+        print(f"{options.model} is private: give the Space a secret HF_TOKEN that may read it, at {done.url}/settings")
+
+
+def dataset_command(options: argparse.Namespace) -> None:
+    """`fastgan dataset push`: put a folder of pictures on the Hub."""
+    try:
+        from fastgan.dataset import push_dataset
+    except ImportError as error:
+        raise UserError(f"dataset push: needs the package {error.name}: pip install 'fastgan[train]'") from None
+
+    done = push_dataset(options.folder, options.repo, options.public, options.license)
+    where = f"{done.url} ({'private' if done.private else 'public'})"
+    print(f"Pushed {done.pictures} pictures to {where}, commit {done.commit}")
+    for remark in done.remarks:
+        print(remark)
+    print(f"Next: python train.py --dataset {'/'.join(done.url.rsplit('/', 2)[-2:])}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -185,11 +185,21 @@ def commit_files(
     message: str,
     kind: Kind = "model",
     revision: str | None = None,
+    only_in: str | None = None,
     say: Callable[[str], None] = say,
 ) -> str:
     """Put files into a repository in one commit. Returns the commit's id.
 
     Not `upload_folder`: with Xet that makes several commits of a large folder.
+
+    Args:
+        repo: full Hub id.
+        files: what goes where.
+        message: of the commit.
+        kind: "model", "dataset" or "space".
+        revision: branch; made when it is not there.
+        only_in: folder there, as in "data/", in which older files than these go away.
+        say: told about waits.
 
     Raises:
         UserError: the Hub refused them, or was not well for too long; then nothing has changed there.
@@ -197,8 +207,13 @@ def commit_files(
     api = HfApi()
 
     def commit() -> str:
-        adds = [CommitOperationAdd(path, content) for path, content in files.items()]  # each is good for one try
-        return api.create_commit(repo, adds, commit_message=message, repo_type=kind, revision=revision).oid
+        changes: list[Any] = [CommitOperationAdd(path, content) for path, content in files.items()]
+        if only_in:
+            there = api.list_repo_files(repo, repo_type=kind, revision=revision)
+            old = [path for path in there if path.startswith(only_in) and path not in files]
+            changes += [CommitOperationDelete(path) for path in old]
+        # Made anew for every try: an operation is good for one.
+        return api.create_commit(repo, changes, commit_message=message, repo_type=kind, revision=revision).oid
 
     with _plainly(repo):
         if revision:

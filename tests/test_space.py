@@ -1,0 +1,118 @@
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+
+from huggingface_hub import HfApi
+from huggingface_hub.cli._uv_script_header import parse_uv_script_header
+from packaging.requirements import Requirement
+
+from fastgan.config import ModelConfig
+from fastgan.hub import save_model
+from fastgan.models import Generator
+from fastgan.space import render_space
+from tests.commands import ROOT, only_line
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements(text: str) -> dict[str, Requirement]:
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    found = [Requirement(line) for line in lines if line]
+    return {requirement.name: requirement for requirement in found}
+
+
+def test_a_space_asks_for_what_the_page_needs_in_the_versions_that_are_tested():
+    pinned = requirements(render_space("user/model")["requirements.txt"].decode())
+    needed = requirements((ROOT / "requirements.txt").read_text())
+    assert pinned.keys() == needed.keys()
+    for name, requirement in pinned.items():
+        assert str(requirement.specifier) == f"=={version(name).partition('+')[0]}"
+        assert needed[name].specifier.contains(version(name))
+        assert needed[name].extras <= requirement.extras
+
+
+def test_a_space_holds_the_package_and_no_more():
+    files = render_space("user/fastgan-anime@v1", None)
+    names = {name for name in files if not name.startswith("fastgan/")}
+    assert names == {"README.md", "app.py", "requirements.txt"}
+    assert files["fastgan/models.py"] == (ROOT / "fastgan" / "models.py").read_bytes()
+    assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
+    ast.parse(files["app.py"])
+    assert b'"user/fastgan-anime@v1"' in files["app.py"]
+    readme = files["README.md"].decode()
+    assert "title: Fastgan anime\n" in readme and f"sdk_version: {version('gradio')}\n" in readme
+
+
+def test_a_space_is_pushed_in_one_commit_and_again(shared_hub, person, tmp_path):
+    model = "tester/space-model"
+    api = HfApi(endpoint=shared_hub.endpoint, token=shared_hub.token)
+    save_model(Generator(ModelConfig(32, 32, z_dim=8, ngf=2)), tmp_path / "model")
+    api.create_repo(model, private=True)
+    shared_hub.git_push(model, {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()})
+    for title in ("First", "Second"):
+        answer = person.give("fastgan", "space", "create", "demo", "--model", model, "--title", title)
+        assert answer.code == 0, answer.err
+    assert f"Pushed {shared_hub.endpoint}/spaces/tester/demo (private), commit " in answer.out
+    assert f"{model} is private: give the Space a secret HF_TOKEN" in answer.out
+    assert len(api.list_repo_commits("tester/demo", repo_type="space")) == 3
+    files = shared_hub.repo_files("tester/demo", "spaces")
+    assert files["README.md"].startswith(b"---\ntitle: Second\n")
+    info = api.space_info("tester/demo")
+    assert (info.sdk, info.private, info.card_data["models"]) == ("gradio", True, [model])
+
+    folder = tmp_path / "space"
+    answer = person.give("fastgan", "space", "create", "demo", "--model", model, "--dry-run", folder)
+    assert answer.out.startswith(f"Wrote {folder}: README.md, app.py, fastgan, requirements.txt\n")
+    written = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert written == set(files) - {".gitattributes"}
+
+    wrong = {
+        "no such model": person.give("fastgan", "space", "create", "demo", "--model", "tester/absent"),
+        "no Hub id": person.give("fastgan", "space", "create", "demo", "--model", 'x"); evil("'),
+        "letters, digits": person.give("fastgan", "space", "create", "demo", "--model", model, "--title", "a: b"),
+        "already there": person.give("fastgan", "space", "create", "demo", "--model", model, "--dry-run", folder),
+    }
+    for sentence, answer in wrong.items():
+        assert answer.code == 2
+        assert sentence in only_line(answer.err)
+
+
+# ---------------------------------------------------------------------- jobs
+
+
+def inline_metadata() -> dict:
+    [block] = re.findall(r"(?m)^# /// script\n((?:^#.*\n)+?)^# ///$", (ROOT / "train.py").read_text())
+    return tomllib.loads("".join(line[2:] if line != "#" else "" for line in block.splitlines(keepends=True)))
+
+
+def test_the_inline_metadata_of_train_py_agrees_with_the_project_and_with_requirements_txt():
+    metadata = inline_metadata()
+    assert metadata["requires-python"] == PROJECT["requires-python"]
+    project = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["train"]
+    assert sorted(metadata["dependencies"]) == sorted(project)
+    app, train = requirements((ROOT / "requirements.txt").read_text()), requirements("\n".join(project))
+    shared = app.keys() & train.keys()
+    assert len(shared) > 5
+    assert {name: app[name].specifier for name in shared} == {name: train[name].specifier for name in shared}
+
+
+def test_train_py_is_a_job_that_brings_the_package_along():
+    header = parse_uv_script_header((ROOT / "train.py").read_text())
+    assert (header.volumes, header.env) == (["./fastgan:/code/fastgan"], {"PYTHONPATH": "/code"})
+    assert header.secrets == ["HF_TOKEN"] and header.timeout
+
+
+def test_train_py_alone_runs_with_the_package_on_the_path_as_a_job_has_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "code").mkdir()
+    (tmp_path / "data" / "train.py").write_bytes((ROOT / "train.py").read_bytes())
+    (tmp_path / "code" / "fastgan").symlink_to(ROOT / "fastgan")
+    done = subprocess.run(
+        [sys.executable, "data/train.py", "--dataset", "user/emoji", "--dry-run"],
+        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "code")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert '"dataset": "user/emoji"' in done.stdout
