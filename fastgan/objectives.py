@@ -46,6 +46,8 @@ class Objective:
         accelerator: carries out the backward passes.
     """
 
+    judges_small = True  # whether the generator's small output is shown to D; else nothing would train it
+
     def __init__(self, config: TrainConfig, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
 
@@ -143,6 +145,7 @@ class ProjectedObjective(Objective):
     One drawing and one pass of it through the frozen network serve both D's step and G's.
     """
 
+    judges_small = False
     margin = (1.0, 1.0)
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator):

@@ -23,7 +23,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -224,7 +229,8 @@ class Trainer:
             return self.config.mixed_precision
         if self.shares_state or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
             return None
-        [precision] = broadcast_object_list([fast.best_precision(PartialState().device)])  # noisy: one process decides
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator is about to make it
+        [precision] = broadcast_object_list([fast.best_precision(state.device)])  # noisy, so one process decides
         return precision
 
     def _together(self, work: Callable[[], Any]) -> Any:
@@ -357,14 +363,17 @@ class Trainer:
         torch.manual_seed(config.seed)  # every process starts from the same weights
         generator = Generator(config.model)
         self.objective = objective_of(config, self.accelerator)
+        generator.to_small.requires_grad_(self.objective.judges_small)
         discriminator = self.objective.discriminator()
         if self.base:
             self.base.fill(generator, discriminator, self.say)
         freeze_blocks(discriminator, config.freeze_d)
         adam = {"betas": (config.beta1, config.beta2), "fused": config.fast}
         g_rate, d_rate = (rate or config.learning_rate for rate in (config.g_learning_rate, config.d_learning_rate))
-        g_optimizer = torch.optim.Adam(generator.parameters(), lr=g_rate, **adam)
-        d_optimizer = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], lr=d_rate, **adam)
+        g_optimizer, d_optimizer = (
+            torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate, **adam)
+            for network, rate in ((generator, g_rate), (discriminator, d_rate))
+        )
         self.ema = EMA(generator.to(self.accelerator.device), config.ema_half_life_kimg, config.ema_warmup)
         if self.base:
             self.base.fill_averaged(self.ema.model)

@@ -283,6 +283,19 @@ def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tin
     assert sorted(apart.values())[len(apart) // 4] < 1e-4
 
 
+def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pictures):
+    folder = tmp_path / "run"
+    automatic = ["--mixed-precision", "auto", "--recipe", "projected", "--max-steps", "2"]
+    process = start(
+        "--dataset", pictures, "--cache-dir", cache, *TINY, *automatic, "--output-dir", str(folder), launcher=TWO
+    )
+    output = process.communicate(timeout=180)[0]
+    assert process.returncode == 0, output
+    assert output.count("More pictures:") == 1
+    assert json.loads((folder / "train_config.json").read_text())["mixed_precision"] in ("no", "bf16")
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["images"] == 16
+
+
 def test_two_processes_say_once_what_is_wrong(tiny, cache, pictures):
     folder = train(tiny(max_steps=1))
     process = start("--dataset", pictures, *TINY, "--output-dir", str(folder), launcher=TWO)
