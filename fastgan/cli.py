@@ -28,6 +28,7 @@ MAY_CHANGE = {  # on resuming: all that says how long, how often and where to, n
     "max_minutes",
     "log_every",
     "sample_every",
+    "eval_every",
     "checkpoint_every",
     "keep_checkpoints",
     "eval_images",

@@ -214,9 +214,13 @@ class TrainConfig:
     fast: bool = setting(True, "run", "the same arithmetic in forms that cost less; --no-fast for the plain ones")
     log_every: Every = setting("0.1min", "run", "line in log.jsonl and in the progress", metavar="10min|5kimg|never")
     sample_every: Every = setting("2min", "run", "sample grid", metavar="10min|5kimg|never")
-    checkpoint_every: Every = setting("10min", "run", "checkpoint and KID", metavar="10min|5kimg|never")
+    eval_every: Every = setting("5min", "run", "KID, recall and coverage; keeps the best", metavar="10min|5kimg|never")
+    checkpoint_every: Every = setting("10min", "run", "checkpoint", metavar="10min|5kimg|never")
     keep_checkpoints: int = setting(2, "run", "newest checkpoints kept, beside the best")
-    eval_images: int = setting(256, "run", "pictures drawn for the KID that names the best checkpoint; 0 is off")
+    eval_images: int = setting(200, "run", "pictures drawn for each evaluation; 0 is off")
+    eval_network: Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "inception"] = setting(
+        "efficientnet-lite1", "run", "whose features it looks through; one that teaches the model would flatter it"
+    )
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = setting("none", "run", "tracker beside log.jsonl")
 
     push_to_hub: str | None = setting(None, "hub", "repository for the model; made if need be", metavar="USER/NAME")
@@ -256,9 +260,9 @@ class TrainConfig:
             value = getattr(self, f.name)
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(f.name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-        if self.eval_images == 1:
-            raise UserError("--eval-images: a KID needs at least 2 pictures; 0 is off")
-        for name in ("log_every", "sample_every", "checkpoint_every"):
+        if 0 < self.eval_images < 6:
+            raise UserError(f"--eval-images: expected at least 6, or 0 for off, got {self.eval_images}")
+        for name in ("log_every", "sample_every", "eval_every", "checkpoint_every"):
             try:
                 parse_every(getattr(self, name))
             except UserError as error:
@@ -289,6 +293,8 @@ class TrainConfig:
     @property
     def teachers(self) -> list[str]:
         """The feature networks that the model learns from, and whose figures therefore flatter it."""
+        if self.recipe == "projected":
+            return ["efficientnet-lite0"]
         return [self.perceptual] if self.reconstruction_weight else []
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SHEET_FILE = "nearest.png"
 FEATURES_FILE = Path("training", "features.safetensors")
 TRAIN_CONFIG_FILE = "train_config.json"
 DEFAULT_NETWORK = "efficientnet-lite2"  # it teaches no model, and is not the one that training keeps the best by
+MOST_REAL = 1024  # real pictures that training compares with, spread evenly over the set
 MOST_IMAGES = 10_000  # drawn when no number is given
 SHEET_ROWS = 8
 SHEET_NEIGHBOURS = 5
@@ -134,6 +135,56 @@ def evaluate(
         write_file(folder / METRICS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
         save_sheet(folder, generator, pictures.images, alike, psi)
     return found
+
+
+class Evaluator:
+    """Measures one generator again and again while it learns. Network and features of real pictures are kept.
+
+    Args:
+        network: name of the feature network.
+        pictures: the training set, of which up to 1,024 are compared with.
+        images: how many pictures to draw, seeds 0 up.
+        teachers: names of the feature networks that teach the model.
+        cache_dir: where features of real pictures are kept, see :func:`fastgan.data.cache_folder`.
+        device: where the network runs.
+
+    Raises:
+        UserError: the network is not to be had, or there are fewer than 6 pictures.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        pictures: data.Pictures,
+        images: int,
+        teachers: Sequence[str] = (),
+        cache_dir: Path | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.pictures, self.seeds, self.teachers, self.device = pictures, range(images), teachers, device
+        self.network = metrics.feature_network(network).to(device)
+        self.cache = data.cache_folder(cache_dir) / "features"
+        self.real: Tensor | None = None
+        self.mirrored: Tensor | None = None
+
+    def __call__(self, generator: Generator) -> tuple[Metrics, list[Alike]]:
+        """The figures of a generator in eval mode, and what it drew that comes nearest to training pictures."""
+        if self.real is None:
+            self.rows = torch.linspace(0, len(self.pictures.images) - 1, min(MOST_REAL, len(self.pictures.images)))
+            self.rows = self.rows.round().long()
+            part = replace(
+                self.pictures,
+                images=self.pictures.images[self.rows],
+                fingerprint=f"{self.pictures.fingerprint} {len(self.rows)} of {len(self.pictures.images)}",
+            )
+            self.real, self.mirrored = (
+                _real(part, self.network, self.cache, self.device, mirror, progress=False) for mirror in (False, True)
+            )
+        fake = metrics.extract(self.network, sampling.sample(generator, self.seeds), self.device)
+        figures = metrics.measure(self.real, fake, self.network, self.teachers, self.mirrored)
+        nearest = metrics.nearest_training(fake, self.real, self.mirrored, min(SHEET_NEIGHBOURS, len(self.real)))
+        nearest = nearest._replace(indices=self.rows[nearest.indices])
+        return figures, most_alike(nearest, self.seeds)
 
 
 def most_alike(nearest: Nearest, seeds: Sequence[int], rows: int = SHEET_ROWS) -> list[Alike]:
@@ -249,9 +300,10 @@ def table(found: Evaluation, name: str) -> str:
     ]
     names = [result.network + (" *" if result.network_taught_model else "") for result in found.results]
     wide = [max(len(name), 14) for name in names]
+    results = [result.to_dict() for result in found.results]
     lines.append(" " * 11 + "".join(f"{name:>{w + 2}}" for name, w in zip(names, wide, strict=True)))
     for label, key, meaning in ROWS:
-        cells = "".join(f"{_cell(result, key):>{w + 2}}" for result, w in zip(found.results, wide, strict=True))
+        cells = "".join(f"{figure(result, key):>{w + 2}}" for result, w in zip(results, wide, strict=True))
         lines.append(f"{label:<11}{cells}   {meaning}")
     lines.append("")
     percents = "/".join(f"{100 * at:.0f}" for at in metrics.QUANTILES)
@@ -271,8 +323,9 @@ def table(found: Evaluation, name: str) -> str:
     return "\n".join(lines)
 
 
-def _cell(result: Metrics, key: str) -> str:
-    value = getattr(result, key)
+def figure(result: Mapping[str, Any], key: str) -> str:
+    """A figure of :meth:`fastgan.metrics.Metrics.to_dict` as it is printed."""
+    value = result[key]
     if key == "kid":
-        return f"{1000 * value:.1f} ± {1000 * result.kid_std:.1f}"
+        return f"{1000 * value:.1f} ± {1000 * result['kid_std']:.1f}"
     return f"{value:.1f}" if key == "fid" else f"{value:.3f}"

@@ -32,16 +32,18 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from fastgan import data, fast, metrics, sampling
+from fastgan import data, fast, sampling, watch
 from fastgan.cards import write_run_facts
 from fastgan.checkpoints import RunState, checkpoints_in, clear_leftovers, load_checkpoint, save_checkpoint
 from fastgan.config import TrainConfig, parse_every
 from fastgan.ema import EMA
 from fastgan.errors import UserError
+from fastgan.evaluation import Evaluator, save_features, save_sheet
 from fastgan.finetune import freeze_blocks, open_base
 from fastgan.hub import save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
+from fastgan.report import REPORT_FILE, write_report
 
 CONFIG_FILE = "train_config.json"
 LOG_FILE = "log.jsonl"
@@ -60,7 +62,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
 
     Returns:
         The run folder: config.json and model.safetensors (the averaged generator, ready for eval mode), samples.png,
-        log.jsonl, train_config.json, samples/, checkpoints/ and best/.
+        log.jsonl, report.html, train_config.json, samples/, checkpoints/ and best/.
 
     Raises:
         UserError: the settings, the pictures or the folder won't do, or training diverged.
@@ -114,7 +116,7 @@ class Trainer:
         self.world = self.accelerator.num_processes
         self.stop = self.wish = GOING  # what is decided; what this process would have
         self.warned = self.began = False
-        self.real_features: Tensor | None = None
+        self.evaluated = -1  # pictures seen at the last evaluation
         self.state = RunState()
         self.sums: dict[str, Tensor] = {}
         self.micro_steps = 0
@@ -136,8 +138,10 @@ class Trainer:
         if self.config.fast:
             fast.prepare(self.accelerator.device)
         self._build_networks()
+        self.evaluator = self._together(self._start_evaluator)
         if resume:
             self._load(checkpoints[-1])
+        self.remarked = set(watch.remarks(watch.read_log(self.folder / LOG_FILE)) if resume else ())
         self._start_trackers()
 
     # ------------------------------------------------------------------ the algorithm
@@ -146,8 +150,9 @@ class Trainer:
         """Train until the set length is reached, then save everything."""
         config, state = self.config, self.state
         started = last = time.monotonic()
-        log, samples, checkpoint = (
-            Every(text, state.images) for text in (config.log_every, config.sample_every, config.checkpoint_every)
+        log, samples, evaluation, checkpoint = (
+            Every(text, state.images)
+            for text in (config.log_every, config.sample_every, config.eval_every, config.checkpoint_every)
         )
         self.log_clock = (started, state.images)
         self.deadline = started + 60 * (config.max_minutes or math.inf)
@@ -163,6 +168,8 @@ class Trainer:
                     self.log()
                 if self.main and samples.due(state.images):
                     self.draw_samples()
+                if self.main and evaluation.due(state.images):
+                    self.evaluate()
                 if self.main and checkpoint.due(state.images):
                     self.save()
                     if self.publisher:
@@ -382,6 +389,20 @@ class Trainer:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.players = Players(*self.accelerator.prepare(generator, discriminator, g_optimizer, d_optimizer))
 
+    def _start_evaluator(self) -> Evaluator | None:
+        """What measures the generator now and then; None where that is off or there is too little to compare with."""
+        config = self.config
+        if not self.main or not config.eval_images:
+            return None
+        if self.pictures is None or len(self.pictures.images) < 6:
+            self.say("KID is not measured: that needs at least 6 pictures, and not --streaming")
+            return None
+        if config.eval_network in config.teachers:
+            self.say(f"--eval-network {config.eval_network} also teaches the model: its figures will flatter it")
+        cache = Path(config.cache_dir) if config.cache_dir else None
+        device = self.accelerator.device
+        return Evaluator(config.eval_network, self.pictures, config.eval_images, config.teachers, cache, device)
+
     def _parts(self) -> tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]:
         """What a checkpoint holds, by name."""
         unwrap = self.accelerator.unwrap_model
@@ -440,7 +461,8 @@ class Trainer:
         line = {"images": state.images, "step": state.steps, "seconds": round(state.seconds, 2), **values}
         with open(self.folder / LOG_FILE, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self.accelerator.log(values, step=self.state.images)
+        numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+        self.accelerator.log(numbers, step=self.state.images)
 
     def _settled(self) -> Generator:
         """The averaged generator, ready for eval mode."""
@@ -465,30 +487,42 @@ class Trainer:
         return generator
 
     def save(self) -> None:
-        """Write the generator as it stands and a checkpoint; measure it, and keep it in best/ if none was better."""
+        """Write the generator as it stands and a checkpoint."""
         self.log()
         if self.wish == DIVERGED:
             return
         generator = self.draw_samples()
         save_model(generator, self.folder)
-        if self.config.eval_images and self.pictures is not None:
-            kid = self._kid(generator)
-            self._record({"kid": kid})
-            if self.state.best_kid is None or kid < self.state.best_kid:
-                self.state.best_kid, self.state.best_images = kid, self.state.images
-                save_model(generator, self.folder / "best")
         networks, optimizers = self._parts()
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         folder = self.folder / "checkpoints"
         save_checkpoint(folder, self.state, networks, optimizers, scaler, self.config.keep_checkpoints)
+        write_report(self.folder)
 
-    def _kid(self, generator: Generator) -> float:
-        """KID between the training pictures and as many drawn ones as set, under EfficientNet-Lite0's features."""
-        network = metrics.feature_network("efficientnet-lite0")
-        if self.real_features is None:
-            self.real_features = metrics.extract(network, self.pictures.images[:10_000])
-        fakes = sampling.sample(generator, range(self.config.eval_images))
-        return metrics.kid(self.real_features, metrics.extract(network, fakes)).mean
+    def evaluate(self) -> None:
+        """Measure the generator, keep it in best/ if none was better, and say what has begun to go wrong."""
+        self.log()
+        if self.wish == DIVERGED or self.evaluator is None:
+            return
+        started, self.evaluated = time.monotonic(), self.state.images
+        generator = self._settled()
+        figures, alike = self.evaluator(generator)
+        self._record({**figures.to_dict(), "evaluation_seconds": round(time.monotonic() - started, 2)})
+        if self.state.best_kid is None or figures.kid < self.state.best_kid:
+            self.state.best_kid, self.state.best_images = figures.kid, self.state.images
+            save_model(generator, self.folder / "best")
+        save_sheet(self.folder, generator, self.pictures.images, alike)
+        save_features(self.folder, self.evaluator.real, self.evaluator.network, self.pictures.fingerprint)
+        self._remark()
+        self.log_clock = (time.monotonic(), self.state.images)  # the pause is no part of the training rate
+
+    def _remark(self) -> None:
+        """Say what is wrong with the run, each thing once as long as it lasts."""
+        found = watch.remarks(watch.read_log(self.folder / LOG_FILE))
+        for kind, text in found.items():
+            if kind not in self.remarked:
+                self.say(text)
+        self.remarked = set(found)
 
     # ------------------------------------------------------------------ stopping
 
@@ -524,6 +558,8 @@ class Trainer:
 
     def _finish(self) -> Path:
         """Save what there is and say where it is."""
+        if self.main and self.stop == FINISHED and self.evaluated != self.state.images:
+            self.evaluate()
         if self.main and self.stop != DIVERGED:
             self.save()
             if self.publisher and self.stop == FINISHED:
@@ -539,7 +575,7 @@ class Trainer:
         if self.stop == INTERRUPTED:
             raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {again}{not_there}")
         self.say(
-            f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / 'samples.png'}\n"
+            f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
             f"More pictures: fastgan sample {self.folder} --seeds 0-63 --grid grid.png"
         )
         if self.state.best_kid is not None:

@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastgan
 from fastgan import TrainConfig, UserError
 from fastgan.checkpoints import checkpoints_in, save_checkpoint
+from fastgan.data import load_pictures
+from fastgan.evaluation import evaluate
 from fastgan.objectives import frozen
 from fastgan.trainer import Every, Trainer, train
 
@@ -109,7 +111,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def test_a_run_leaves_a_loadable_model_a_grid_and_a_log(tiny):
-    folder = train(tiny(eval_images=8, keep_checkpoints=1, checkpoint_every="0.016kimg"))
+    folder = train(tiny(keep_checkpoints=1, checkpoint_every="0.016kimg"))
     generator = fastgan.from_pretrained(folder)
     assert generator.sample([0])[0].size == (32, 32)
     assert Image.open(folder / "samples.png").size == (4 * 34 + 2, 4 * 34 + 2)
@@ -117,12 +119,40 @@ def test_a_run_leaves_a_loadable_model_a_grid_and_a_log(tiny):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines if "loss/d" in line] == [8, 16, 24, 32]
     assert lines[0]["loss/d"] > 0 and lines[0]["loss/reconstruction"] > 0
-    assert any("kid" in line for line in lines)
     assert [path.name for path in checkpoints_in(folder / "checkpoints")] == ["checkpoint-0000000032"]
-    assert fastgan.from_pretrained(folder / "best").config == generator.config
     assert TrainConfig.from_dict(json.loads((folder / "train_config.json").read_text())).max_steps == 4
     assert not list(folder.rglob(".*"))
     assert all(file.stat().st_mode & 0o444 == 0o444 for file in folder.rglob("*") if file.is_file())
+
+
+def test_evaluations_are_logged_with_what_they_were_measured_with_and_the_best_is_kept(tiny, pictures, cache):
+    folder = train(tiny(eval_images=8, eval_every="0.016kimg"))
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if "kid" in line]
+    assert [line["images"] for line in measured] == [16, 32]  # the one at the end is not measured twice
+    for line in measured:
+        assert (line["network"], line["real_images"], line["fake_images"]) == ("efficientnet-lite1", 26, 8)
+        assert line["network_taught_model"] is False
+        assert 0 <= line["recall"] <= 1 and 0 <= line["coverage"] <= 1 and line["kid_std"] > 0
+    best = min(measured, key=lambda line: line["kid"])
+    with Image.open(folder / "nearest.png") as sheet:
+        assert sheet.width > 6 * 32
+    settings = load_pictures(pictures, size=(32, 32), cache_dir=Path(cache), progress=False)
+    again = evaluate(
+        fastgan.from_pretrained(folder / "best"),
+        settings,
+        ["efficientnet-lite1"],
+        "0-7",
+        cache_dir=Path(cache),
+    )
+    assert again.results[0].kid == pytest.approx(best["kid"], rel=1e-3)
+    features = load_file(folder / "training" / "features.safetensors")["features"]
+    assert features.shape == (26, 1280)
+
+
+def test_a_network_that_teaches_says_that_it_flatters(tiny, capsys):
+    train(tiny(eval_images=8, eval_network="efficientnet-lite0", max_steps=1))
+    assert "--eval-network efficientnet-lite0 also teaches the model" in capsys.readouterr().err
 
 
 def test_the_saved_model_draws_the_saved_grid(tiny):
@@ -193,7 +223,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped_to_the_last_bit(tiny):
 
 def test_saving_and_sampling_on_the_way_change_nothing(tiny):
     quiet = train(tiny("quiet"))
-    busy = train(tiny("busy", sample_every="0.008kimg", checkpoint_every="0.008kimg", eval_images=8))
+    often = "0.008kimg"
+    busy = train(tiny("busy", sample_every=often, checkpoint_every=often, eval_every=often, eval_images=8))
     assert_equal(newest(quiet), newest(busy))
 
 

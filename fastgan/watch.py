@@ -1,0 +1,95 @@
+"""Reads a run's log, and says in words when training goes wrong."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+LATE = 3  # evaluations in a row that must be worse than the best before that counts
+SURE = 2  # evaluations in a row that must agree on the rest
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl in order; one that a kill cut off, or that is none of ours, is left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    log = []
+    for line in lines:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("images"), int):
+            log.append(values)
+    return log
+
+
+def evaluations(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines that hold a KID, each with the mean `d_overfitting` since the one before, where there is one."""
+    found, overfitting = [], []
+    for line in log:
+        if "d_overfitting" in line:
+            overfitting.append(line["d_overfitting"])
+        if "kid" in line:
+            mean = {"d_overfitting": sum(overfitting) / len(overfitting)} if overfitting else {}
+            found.append({**line, **mean})
+            overfitting = []
+    return found
+
+
+def best_of(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The evaluation with the lowest KID, the earliest of equals."""
+    return min(measured, key=lambda line: line["kid"], default=None)
+
+
+def remarks(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What is wrong with a run as it stands, by kind: a sentence each, with figures and what helps.
+
+    Kinds:
+        overfitting: KID has been above its best, by more than its error, for the last three evaluations.
+        recall: it has fallen to less than half of what it was, twice in a row: modes are lost.
+        collapse: drawn pictures are less than half as far from each other as they were.
+        discriminator: it takes nine in ten training patches for real (arXiv:2006.06676) while KID no longer falls.
+
+    Args:
+        log: as from :func:`read_log`.
+    """
+    measured = evaluations(log)
+    best = best_of(measured)
+    if best is None:
+        return {}
+    found = {}
+    last = measured[-1]
+    at = f"{best['images'] / 1000:.1f} kimg"
+    since = measured[-LATE:]
+    late = len(measured) > LATE and all(
+        line["kid"] > 1.1 * max(best["kid"], 0) + 2 * line.get("kid_std", 0) for line in since
+    )
+    if late and best["images"] < since[0]["images"]:
+        found["overfitting"] = (
+            f"Training has begun to overfit: KID rose from {best['kid']:.4f} to {last['kid']:.4f}. "
+            f"The best is at {at}, kept in best/"
+        )
+    sure = measured[-SURE:]
+    if len(measured) > SURE and all("recall" in line and "diversity" in line for line in measured):
+        peak = max(measured, key=lambda line: line["recall"])
+        if peak["recall"] >= 0.1 and all(line["recall"] < peak["recall"] / 2 for line in sure):
+            found["recall"] = (
+                f"Recall fell from {peak['recall']:.2f} at {peak['images'] / 1000:.1f} kimg to {last['recall']:.2f}: "
+                f"whole kinds of pictures are no longer drawn. The best KID is at {at}, kept in best/"
+            )
+        widest = max(line["diversity"] for line in measured)
+        if widest >= 0.5 and all(line["diversity"] < widest / 2 for line in sure):
+            found["collapse"] = (
+                f"The pictures become alike: the generator collapses (diversity {last['diversity']:.2f}, it was "
+                f"{widest:.2f}). The best is at {at}, kept in best/; more --augment or a lower --learning-rate help"
+            )
+    knows = all(line.get("d_overfitting", 0) > 0.9 for line in sure)
+    if len(measured) > SURE and knows and best["images"] < sure[0]["images"]:
+        found["discriminator"] = (
+            f"The discriminator overfits: it takes {50 * (1 + last['d_overfitting']):.0f} % of the training pictures' "
+            "patches for real, and KID no longer falls. More pictures or more --augment help"
+        )
+    return found
