@@ -2,11 +2,14 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastgan.cli import add_model, device
 from fastgan.errors import UserError
 
+GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
+MOST_MIXES = 2500  # pictures of one mixing grid
 EVALUATE = """\
 Figures under several networks: --network efficientnet-lite1,efficientnet-lite2. A network that taught the model
 flatters it and is marked. Compare figures only at equal picture counts. Features of real pictures are kept in the
@@ -19,6 +22,31 @@ printed stands for the latent in the app. Ctrl-C stops the search and writes the
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands."""
+    film = commands.add_parser("interpolate", help="a film that walks from seed to seed: MP4, GIF or WebP")
+    add_model(film)
+    film.add_argument("--seeds", default="0-3", help="where the walk passes, in this order, like 3,7,1 [0-3]")
+    film.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .mp4, .gif or .webp")
+    film.add_argument("--frames", type=int, default=60, help="from one seed to the next [60]")
+    film.add_argument("--fps", type=float, default=30, help="frames per second [30]")
+    film.add_argument("--loop", action="store_true", help="back to the first seed, without a seam")
+    film.add_argument("--even", action="store_true", help="the same speed all along [slow near each seed]")
+    film.add_argument("--straight", action="store_true", help="in a straight line [along the great circle]")
+    film.add_argument("--hold-style", type=int, metavar="SEED", help="gates stay those of this seed all along")
+    film.add_argument("--strength", type=float, default=1.0, help="of the held style, 0 to 1 [1.0]")
+    film.add_argument("--gates", help=GATES)
+    film.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
+    film.set_defaults(run=interpolate_command)
+
+    mixed = commands.add_parser("mix", help="a grid of every content with every style")
+    add_model(mixed)
+    mixed.add_argument("--content", default="0-3", help="seeds, one per row: the main path [0-3]")
+    mixed.add_argument("--style", default="4-9", help="seeds, one per column: what drives the gates [4-9]")
+    mixed.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    mixed.add_argument("--strength", type=float, default=1.0, help="0 keeps the content, 1 takes the style [1.0]")
+    mixed.add_argument("--gates", help=GATES)
+    mixed.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
+    mixed.set_defaults(run=mix_command)
+
     measure = commands.add_parser("evaluate", help="how near drawn pictures come to real ones", epilog=EVALUATE)
     add_model(measure)
     measure.add_argument(
@@ -55,6 +83,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     find.add_argument("--steps", type=int, default=120, metavar="N", help="of gradient descent [120]")
     find.add_argument("--fit-noise", action="store_true", help="search the noise too, kept white; no code holds it")
     find.set_defaults(run=project_command)
+
+    page = commands.add_parser("report", help="one page about a run: pictures, curves, figures, settings")
+    page.add_argument("run_folder", type=Path, metavar="RUN", help="run folder, finished or not")
+    page.set_defaults(run=report_command)
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -107,9 +139,98 @@ def evaluate_command(options: argparse.Namespace) -> None:
         print(f"Wrote {', '.join(files)} into {folder}")
 
 
+def interpolate_command(options: argparse.Namespace) -> None:
+    """`fastgan interpolate`: write a film, frame by frame."""
+    from tqdm import tqdm
+
+    from fastgan import sampling
+    from fastgan.hub import from_pretrained
+    from fastgan.video import WRITERS, write_video
+
+    if options.out.suffix.lower() not in WRITERS:
+        raise UserError(f"--out {options.out}: expected a name that ends in {', '.join(WRITERS)}")
+    seeds = sampling.parse_seeds(options.seeds)
+    steps = sampling.walk(len(seeds), options.frames, not options.even, options.loop)
+    psi = _psi(options.psi)
+    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    strength = _strengths(options.gates, options.strength, generator.config.gates)
+    z, noise = sampling.seeded_inputs(generator, seeds)
+    held = options.hold_style
+    style_z = None if held is None else psi * sampling.seeded_inputs(generator, [held])[0]
+    frames = sampling.interpolate(generator, psi * z, noise, steps, not options.straight, style_z, strength)
+    bar = tqdm(frames, total=len(steps), unit=" frames", disable=None)
+    write_video(bar, options.out, options.fps)
+    print(f"{len(steps)} frames, {len(steps) / options.fps:.1f} s, in {options.out}")
+
+
+def mix_command(options: argparse.Namespace) -> None:
+    """`fastgan mix`: write the grid, contents in the first column and styles in the first row (arXiv:2101.04775)."""
+    import torch
+    from tqdm import tqdm
+
+    from fastgan import sampling
+    from fastgan.hub import from_pretrained, write_file
+
+    if options.out.suffix.lower() != ".png":
+        raise UserError(f"--out {options.out}: expected a name that ends in .png")
+    contents, styles = sampling.parse_seeds(options.content), sampling.parse_seeds(options.style)
+    if len(contents) * len(styles) > MOST_MIXES:
+        raise UserError(f"mix: {len(contents)} contents × {len(styles)} styles are more than {MOST_MIXES:,} pictures")
+    psi = _psi(options.psi)
+    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    strength = _strengths(options.gates, options.strength, generator.config.gates)
+    z, noise = sampling.seeded_inputs(generator, contents)
+    style_z = psi * sampling.seeded_inputs(generator, styles)[0]
+    mixes = sampling.mix_grid(generator, psi * z, noise, style_z, strength)
+    bar = tqdm(mixes, total=len(contents) * len(styles), unit=" pictures", disable=None)
+    cells = torch.cat(list(bar)).unflatten(0, (len(contents), len(styles)))
+    own = torch.cat(list(sampling.sample(generator, contents, psi)))
+    head = torch.cat(list(sampling.sample(generator, styles, psi)))
+    corner = torch.full_like(own[:1], 255)
+    rows = [torch.cat([corner, head])] + [torch.cat([own[i : i + 1], row]) for i, row in enumerate(cells)]
+    sheet = sampling.grid(torch.cat(rows), columns=1 + len(styles))
+    facts = {"content": options.content, "style": options.style, "psi": options.psi, "strength": options.strength}
+    info = sampling.png_info(_name(options.model), options.revision or "", **facts, gates=options.gates or "all")
+    write_file(options.out, lambda path: sheet.save(path, pnginfo=info))
+    print(f"{len(contents)} contents × {len(styles)} styles in {options.out}")
+
+
+def report_command(options: argparse.Namespace) -> None:
+    """`fastgan report`: write report.html into a run folder."""
+    from fastgan.report import write_report
+
+    print(f"Wrote {write_report(options.run_folder)}")
+
+
 def _name(model: str) -> str:
     """How a model is called in files: its Hub id, or its folder's name and never the way there."""
     return Path(model).resolve().name if os.path.isdir(model) else model
+
+
+def _psi(psi: float) -> float:
+    if not 0 <= psi <= 2:
+        raise UserError(f"--psi: expected a number from 0 to 2, got {psi:g}")
+    return psi
+
+
+def _strengths(gates: str | None, strength: float, levels: Sequence[int]) -> dict[int, float]:
+    """What `style_strength` of the generator stands for --gates and --strength."""
+    if gates is None:
+        found = {level: strength for level in levels}
+    else:
+        found = {}
+        for part in gates.split(","):
+            level, _, own = part.strip().partition(":")
+            try:
+                found[int(level)] = float(own) if own else strength
+            except ValueError:
+                raise UserError(f"--gates: expected levels like 64,128:0.5, got {gates!r}") from None
+    if unknown := sorted(set(found) - set(levels)):
+        have = ", ".join(map(str, levels)) or "none"
+        raise UserError(f"--gates: this model has no gate {', '.join(map(str, unknown))}; it has {have}")
+    if not all(0 <= value <= 1 for value in found.values()):
+        raise UserError("--strength: expected a number from 0 to 1")
+    return found
 
 
 def _one_of(flag: str, value: str | None, choices: tuple[str, ...]) -> str | None:

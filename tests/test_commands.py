@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgan import Generator, ModelConfig
+from fastgan.cli import main
+from fastgan.hub import save_model
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(0)
+    generator = Generator(ModelConfig(SIZE, SIZE, z_dim=8, ngf=4))
+    with torch.no_grad():
+        for _ in range(30):  # batch-norm statistics of its own, or all pictures are grey and alike
+            generator(torch.randn(16, 8))
+    return generator.eval()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, generator) -> str:
+    folder = tmp_path_factory.mktemp("runs") / "faces"
+    save_model(generator, folder)
+    return str(folder)
+
+
+def cell(sheet: Image.Image, row: int, column: int) -> np.ndarray:
+    left, top = (2 + place * (SIZE + 2) for place in (column, row))
+    return np.asarray(sheet.crop((left, top, left + SIZE, top + SIZE)))
+
+
+def drawn(image: Image.Image) -> np.ndarray:
+    return np.asarray(image)
+
+
+def test_a_film_passes_through_the_pictures_of_its_seeds(model, generator, tmp_path, capsys):
+    out = tmp_path / "new" / "walk.webp"
+    assert main(["interpolate", model, "--seeds", "3,5", "--frames", "4", "--fps", "8", "--out", str(out)]) == 0
+    assert "5 frames, 0.6 s, in" in capsys.readouterr().out
+    with Image.open(out) as film:
+        assert film.n_frames == 5
+        for frame, seed in ((0, 3), (4, 5)):
+            film.seek(frame)
+            difference = np.abs(drawn(film.convert("RGB")).astype(float) - drawn(generator.sample([seed])[0]))
+            assert difference.mean() < 20  # WebP keeps noise only roughly
+
+
+def test_a_loop_of_any_format_is_written(model, tmp_path):
+    for name in ("walk.mp4", "walk.gif"):
+        flags = ["--seeds", "0-2", "--frames", "2", "--loop", "--even", "--straight", "--psi", "0.7"]
+        assert main(["interpolate", model, *flags, "--hold-style", "9", "--out", str(tmp_path / name)]) == 0
+    with Image.open(tmp_path / "walk.gif") as film:
+        assert film.n_frames == 6
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "walk.mp4")) as film:
+        assert len(list(film.decode(video=0))) == 6
+
+
+def test_a_mixing_grid_holds_contents_styles_and_their_mixes(model, generator, tmp_path):
+    out = tmp_path / "mix.png"
+    assert main(["mix", model, "--content", "1,2", "--style", "1,7,8", "--out", str(out)]) == 0
+    with Image.open(out) as sheet:
+        assert sheet.size == (4 * (SIZE + 2) + 2, 3 * (SIZE + 2) + 2)
+        assert sheet.text["fastgan:content"] == "1,2" and sheet.text["fastgan:gates"] == "all"
+        assert sheet.text["fastgan:model"] == "faces"
+        assert (cell(sheet, 0, 0) == 255).all()
+        for column, seed in enumerate((1, 7, 8)):
+            assert (cell(sheet, 0, 1 + column) == drawn(generator.sample([seed])[0])).all()
+        assert (cell(sheet, 2, 0) == drawn(generator.sample([2])[0])).all()
+        assert (cell(sheet, 1, 1) == drawn(generator.sample([1])[0])).all()  # a picture mixed with itself
+        assert (cell(sheet, 2, 3) == drawn(generator.sample([2], style_seeds=[8])[0])).all()
+
+
+def test_gates_and_strength_say_what_takes_the_style(model, generator, tmp_path):
+    out = tmp_path / "mix.png"
+    command = ["mix", model, "--content", "1", "--style", "7", "--out", str(out)]
+    for flags, strength in (
+        (["--strength", "0"], 0.0),
+        (["--strength", "0.3"], 0.3),
+        (["--gates", "64:0.6"], {64: 0.6}),
+        (["--gates", "64", "--strength", "0.5"], 0.5),
+    ):
+        assert main([*command, *flags]) == 0
+        expected = generator.sample([1], style_seeds=[7], style_strength=strength)[0]
+        with Image.open(out) as sheet:
+            assert (cell(sheet, 1, 1) == drawn(expected)).all(), flags
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["interpolate", "--out", "walk.avi"], "--out walk.avi: expected a name that ends in .mp4, .gif, .webp"),
+        (["interpolate", "--out", "walk.gif", "--seeds", "4"], "a walk needs at least 2 keys"),
+        (["interpolate", "--out", "walk.gif", "--frames", "0"], "1 frame between them"),
+        (["interpolate", "--out", "walk.gif", "--frames", "1", "--fps", "0"], "expected 1 to 120 frames per second"),
+        (["interpolate", "--out", "walk.gif", "--psi", "9"], "--psi: expected a number from 0 to 2, got 9"),
+        (["interpolate", "--out", "walk.gif", "--hold-style", "-4"], "seed: expected a whole number"),
+        (["mix", "--out", "mix.jpg"], "--out mix.jpg: expected a name that ends in .png"),
+        (["mix", "--out", "mix.png", "--gates", "256"], "this model has no gate 256; it has 64"),
+        (["mix", "--out", "mix.png", "--gates", "low"], "expected levels like 64,128:0.5, got 'low'"),
+        (["mix", "--out", "mix.png", "--strength", "3"], "--strength: expected a number from 0 to 1"),
+        (["mix", "--out", "mix.png", "--content", "0-99", "--style", "0-99"], "are more than 2,500 pictures"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(model, tmp_path, monkeypatch, capsys, command, says):
+    monkeypatch.chdir(tmp_path)
+    assert main([command[0], model, *command[1:]]) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+    assert not list(Path(tmp_path).iterdir())
