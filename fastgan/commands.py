@@ -84,6 +84,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     find.add_argument("--fit-noise", action="store_true", help="search the noise too, kept white; no code holds it")
     find.set_defaults(run=project_command)
 
+    exported = commands.add_parser("export", help="the generator as ONNX, for programs without PyTorch")
+    add_model(exported)
+    exported.add_argument("--format", choices=("onnx",), default="onnx", help="[onnx]")
+    exported.add_argument("--out", type=Path, metavar="FOLDER", help="where files go [the model folder]")
+    exported.set_defaults(run=export_command)
+
     page = commands.add_parser("report", help="one page about a run: pictures, curves, figures, settings")
     page.add_argument("run_folder", type=Path, metavar="RUN", help="run folder, finished or not")
     page.set_defaults(run=report_command)
@@ -193,6 +199,22 @@ def mix_command(options: argparse.Namespace) -> None:
     info = sampling.png_info(_name(options.model), options.revision or "", **facts, gates=options.gates or "all")
     write_file(options.out, lambda path: sheet.save(path, pnginfo=info))
     print(f"{len(contents)} contents × {len(styles)} styles in {options.out}")
+
+
+def export_command(options: argparse.Namespace) -> None:
+    """`fastgan export`: write model.onnx and model_fp16.onnx, checked against PyTorch's pictures."""
+    from fastgan.export import export_onnx
+    from fastgan.hub import from_pretrained
+
+    folder = options.out or (Path(options.model) if os.path.isdir(options.model) else None)
+    if folder is None:
+        raise UserError(f"export {options.model}: say where to: --out FOLDER")
+    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    for file in export_onnx(generator, folder, name=_name(options.model)):
+        print(
+            f"{file.path}: {file.size / 1e6:.1f} MB; onnxruntime's pictures differ from PyTorch's "
+            f"by at most {file.difference:.1e} (of 2)"
+        )
 
 
 def report_command(options: argparse.Namespace) -> None:

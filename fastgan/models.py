@@ -137,7 +137,7 @@ class Generator(nn.Module):
         self,
         z: Tensor,
         style_z: Tensor | None = None,
-        style_strength: float | Mapping[int, float] = 1.0,
+        style_strength: float | Mapping[int, float | Tensor] = 1.0,
         noise: list[Tensor] | None = None,
     ) -> Images:
         """Draw one picture per latent.
@@ -188,7 +188,7 @@ class Generator(nn.Module):
     def _gate(self, level: int, maps: dict, style_maps: dict, strength: float | Mapping[int, float]) -> Tensor:
         gate = self.sle[str(level)](maps[level // 16])
         amount = strength.get(level, 0.0) if isinstance(strength, Mapping) else strength
-        if style_maps and amount:
+        if style_maps and (isinstance(amount, Tensor) or amount):
             gate = torch.lerp(gate, self.sle[str(level)](style_maps[level // 16]), amount)
         return gate
 
