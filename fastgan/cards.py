@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from yaml import YAMLError
 
 import fastgan
+from fastgan import watch
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import ModelConfig, TrainConfig, read_json
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, write_file
+from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, weights_hash, write_file
 from fastgan.models import Generator
 
 CARD_FILE = "README.md"
@@ -98,7 +99,9 @@ def public_settings(folder: Path) -> dict[str, Any] | None:
 
 def public_log(folder: Path) -> str:
     """A run's log.jsonl with its numbers alone; empty when there is none."""
-    lines = [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in _log(folder)]
+    lines = [
+        {k: v for k, v in line.items() if isinstance(v, int | float)} for line in watch.read_log(folder / "log.jsonl")
+    ]
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
@@ -116,18 +119,6 @@ def _run_facts(folder: Path) -> dict[str, Any]:
 def _shown_name(name: str) -> str:
     """A folder's name for strangers; not that of somebody's home, which is the user's own."""
     return "pictures" if name in ("", Path.home().name) else name
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # cut off by a kill
-    return [line for line in found if isinstance(line, dict)]
 
 
 # ---------------------------------------------------------------------- the card of a model
@@ -159,7 +150,7 @@ def render_model_card(
     facts, settings = _run_facts(folder), public_settings(folder)
     source, base = facts.get("dataset"), facts.get("base") or {}
     imported = read_json(folder / "import.json") if (folder / "import.json").is_file() else None
-    results = _measured(folder, settings, source, best)
+    results = _measured(folder, source, best)
     title = (repo or folder.resolve().name).rpartition("/")[2]
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in Generator(config).parameters())
@@ -257,24 +248,18 @@ def _eval_result(result: Measured) -> EvalResult:
     )
 
 
-def _measured(
-    folder: Path, settings: Mapping[str, Any] | None, source: Mapping[str, Any] | None, best: bool
-) -> list[Measured]:
-    """Figures about the weights at hand: what `fastgan evaluate` found of them, or else the KID that the run took."""
-    from fastgan.evaluation import METRICS_FILE, weights_hash
-
+def _measured(folder: Path, source: Mapping[str, Any] | None, best: bool) -> list[Measured]:
+    """Figures about the weights at hand: what `fastgan evaluate` found of them, or else what the run did."""
     weights = folder / "best" if best else folder
-    found = read_json(weights / METRICS_FILE) if (weights / METRICS_FILE).is_file() else {}
+    found = read_json(weights / "metrics.json") if (weights / "metrics.json").is_file() else {}
     if found.get("weights_sha256") and found["weights_sha256"] == weights_hash(weights):
         return [measured for result in found["results"] for measured in _figures(result, found)]
     state = _state(folder) or {}
     images = state.get("best_images") if best else state.get("images")
-    kids = [line["kid"] for line in _log(folder) if line.get("images") == images and _is_number(line.get("kid"))]
-    if not kids or settings is None or not source or not source.get("pictures"):
+    lines = [line for line in watch.evaluations(watch.read_log(folder / "log.jsonl")) if line["images"] == images]
+    if not lines or not source:
         return []
-    pictures = f"{settings['eval_images']} drawn, {min(10_000, source['pictures'])} training pictures"
-    taught = settings.get("recipe") != "paper" or bool(settings.get("reconstruction_weight"))
-    return [Measured("kid", "KID", kids[-1], f"{kids[-1]:.4f}", pictures, "efficientnet-lite0", taught, source)]
+    return _figures(lines[-1], {"seeds": f"0-{lines[-1]['fake_images'] - 1}", "psi": 1, "dataset": source})
 
 
 FIGURES = {  # what a card shows of an evaluation: name, and how to print it
@@ -291,9 +276,9 @@ def _figures(result: Mapping[str, Any], found: Mapping[str, Any]) -> list[Measur
     """An evaluation under one network, figure by figure."""
     cut = "" if found["psi"] == 1 else f", psi {found['psi']:g}"
     pictures = f"{result['fake_images']} drawn (seeds {found['seeds']}{cut}), {result['real_images']} real"
-    taught = bool(result["network_taught_model"])
+    network, taught = f"{result['network']}, {result['resize']}", bool(result["network_taught_model"])
     return [
-        Measured(key, name, result[key], text.format(**result), pictures, result["network"], taught, found["dataset"])
+        Measured(key, name, result[key], text.format(**result), pictures, network, taught, found["dataset"])
         for key, (name, text) in FIGURES.items()
         if _is_number(result[key])
     ]

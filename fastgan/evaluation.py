@@ -1,6 +1,5 @@
 """A model and a dataset to figures: what `fastgan evaluate` measures, writes and shows."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from fastgan import __version__, data, metrics, sampling
 from fastgan.config import TrainConfig, read_json
 from fastgan.errors import UserError
 from fastgan.features import to_rgb
-from fastgan.hub import WEIGHTS_FILE, write_file
+from fastgan.hub import weights_hash, write_file
 from fastgan.metrics import MetricNetwork, Metrics, Nearest
 from fastgan.models import Generator
 
@@ -233,15 +232,6 @@ def save_features(folder: Path, features: Tensor, network: MetricNetwork, finger
     about = {"network": network.name, "resize": network.resize, "fingerprint": fingerprint}
     content = {"features": features.contiguous()}
     write_file(folder / FEATURES_FILE, lambda path: safetensors.torch.save_file(content, path, about))
-
-
-def weights_hash(folder: Path) -> str | None:
-    """sha256 of a folder's model.safetensors: says which state of a model figures belong to."""
-    try:
-        with open(folder / WEIGHTS_FILE, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
 
 
 def training_settings(model: Path) -> TrainConfig | None:

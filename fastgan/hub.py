@@ -1,5 +1,6 @@
 """Models as folders, on this machine and on the Hub: written whole, checked before they are read."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -74,6 +75,15 @@ def save_model(generator: Generator, folder: Path) -> None:
     write_file(folder / WEIGHTS_FILE, lambda path: save_tensors(generator.state_dict(), path))
     text = json.dumps(generator.config.to_dict(), indent=2) + "\n"
     write_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def weights_hash(folder: Path) -> str | None:
+    """sha256 of a folder's model.safetensors: says which state of a model figures belong to."""
+    try:
+        with open(folder / WEIGHTS_FILE, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def from_pretrained(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from fastgan import __version__, watch
 from fastgan.config import TrainConfig, flag, read_json
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, write_file
+from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, weights_hash, write_file
 
 REPORT_FILE = "report.html"
 GRIDS = 8  # sample grids shown, from first to last
@@ -345,7 +345,7 @@ def _tile(label: str, value: str, note: str) -> dict[str, str]:
 
 def _figures(folder: Path) -> dict[str, Any] | None:
     """metrics.json as a table, and whether the model has changed since; None where `fastgan evaluate` never ran."""
-    from fastgan.evaluation import METRICS_FILE, ROWS, figure, weights_hash
+    from fastgan.evaluation import METRICS_FILE, ROWS, figure
 
     try:
         found = read_json(folder / METRICS_FILE)

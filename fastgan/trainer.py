@@ -90,18 +90,17 @@ class Every:
 
     def __init__(self, text: str, images: int):
         self.number, self.unit = parse_every(text)
-        self.images, self.time = images, time.monotonic()
+        self.images, self.started, self.seconds = images, time.monotonic(), 0.0
 
     def due(self, images: int) -> bool:
-        """Whether the interval has passed since it was last due."""
+        """Whether a multiple of the interval has passed since this was last asked; so equal ones fall together."""
+        seconds = time.monotonic() - self.started
         if self.unit == "min":
-            passed = time.monotonic() - self.time >= 60 * self.number
+            interval, now, before = 60 * self.number, seconds, self.seconds
         else:
-            interval = 1000 * self.number
-            passed = math.floor(images / interval) > math.floor(self.images / interval)
-        if passed:
-            self.images, self.time = images, time.monotonic()
-        return passed
+            interval, now, before = 1000 * self.number, images, self.images
+        self.images, self.seconds = images, seconds
+        return math.floor(now / interval) > math.floor(before / interval)
 
 
 class Trainer:

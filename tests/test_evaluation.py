@@ -11,7 +11,7 @@ from safetensors import safe_open
 from fastgan import Generator, ModelConfig, TrainConfig, evaluation, metrics
 from fastgan.cli import main
 from fastgan.data import load_pictures
-from fastgan.hub import save_model
+from fastgan.hub import save_model, weights_hash
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji_faces"
 SIZE = 32
@@ -65,7 +65,7 @@ def test_the_command_prints_and_writes_every_figure_with_what_it_takes_to_read_i
     assert [result["network_taught_model"] for result in found["results"]] == [False, True]
     assert {(result["real_images"], result["fake_images"]) for result in found["results"]} == {(16, 16)}
     assert found["dataset"]["dataset"] == "faces" and str(faces.parent) not in json.dumps(found)
-    assert found["weights_sha256"] == evaluation.weights_hash(run)
+    assert found["weights_sha256"] == weights_hash(run)
     assert f"{found['results'][0]['fid']:.1f}" in said
 
     with safe_open(run / "training" / "features.safetensors", "pt") as file:

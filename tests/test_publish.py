@@ -132,12 +132,15 @@ def test_the_card_says_what_was_measured_in_metadata_that_the_hub_takes(hub, pus
     assert (data.library_name, data.license) == ("fastgan", "mit")
     assert data.pipeline_tag == "unconditional-image-generation"
     assert data.get("thumbnail") == f"{hub.endpoint}/tester/faces/resolve/main/samples.png"
-    [result] = data.eval_results
-    kid = [json.loads(line) for line in (pushed[0] / "log.jsonl").read_text().splitlines()][-1]["kid"]
-    assert (result.metric_type, result.metric_value) == ("kid", kid)
-    assert result.metric_name == "KID (efficientnet-lite0 features, 8 drawn, 26 training pictures)"
+    line = [json.loads(line) for line in (pushed[0] / "log.jsonl").read_text().splitlines()][-1]
+    kinds = {figure.metric_type: figure for figure in data.eval_results}
+    assert list(kinds) == ["fid", "kid", "precision", "recall", "coverage", "near_share"]
+    kid, result = f"{line['kid']:.4f} ± {line['kid_std']:.4f}", kinds["kid"]
+    assert result.metric_value == line["kid"]
+    network = "efficientnet-lite1, antialiased bilinear to 240x240"
+    assert result.metric_name == f"KID ({network} features, 8 drawn (seeds 0-7), 26 real)"
     assert "26 pictures from a folder named `faces`, which is not on the Hub" in card.text
-    assert f"| KID | {kid:.4f} | 8 drawn, 26 training pictures |" in card.text
+    assert f"| KID | {kid} | 8 drawn (seeds 0-7), 26 real | {network} |" in card.text
     assert hub.seen("POST /api/validate-yaml")
 
 
@@ -168,7 +171,7 @@ def test_a_card_edited_by_hand_survives_the_next_push(hub, person, run, repo):
     assert "9.99" not in again and again.count("fastgan:begin") == 1
     data = ModelCard(again).data
     assert (data.language, data.license, data.tags[:2]) == ("en", "cc-by-4.0", ["friends", "fastgan"])
-    assert len(data.eval_results) == 1
+    assert len(data.eval_results) == 6  # kinds of figures, each once
 
 
 def test_a_hub_that_is_not_well_for_a_while_gets_the_push_all_the_same(hub, api, person, run, repo):

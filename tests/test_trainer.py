@@ -406,6 +406,7 @@ def test_a_time_budget_ends_the_run_with_everything_saved(tiny):
 def test_intervals_in_kimg_are_due_when_they_are_crossed():
     every = Every("0.02kimg", 8)
     assert [images for images in range(16, 72, 8) if every.due(images)] == [24, 40, 64]
+    assert not every.due(64) and every.due(80)
     never = Every("never", 0)
     assert not never.due(10**9)
 
