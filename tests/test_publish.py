@@ -158,7 +158,7 @@ def test_the_usage_in_the_card_runs_as_printed(hub, pushed, tmp_path):
 def test_a_card_edited_by_hand_survives_the_next_push(hub, person, run, repo):
     person.give("fastgan", "push", run, repo)
     card = hub.repo_files(repo)["README.md"].decode()
-    edited = card.replace(f"# {repo[7:]}\n", "# Faces of my friends\n\nThey agreed.\n").replace("0.016", "9.99")
+    edited = card.replace(f"# {repo[7:]}\n", "# Faces of my friends\n\nThey agreed.\n").replace("0.032", "9.99")
     edited = edited.replace("library_name", "language: en\nlicense: cc-by-4.0\nlibrary_name", 1) + "\nThank you.\n"
     edited = edited.replace("- fastgan\n", "- friends\n- fastgan\n", 1)
     assert "9.99" in edited

@@ -52,7 +52,9 @@ def run(tmp_path) -> Path:
     torch.manual_seed(0)
     generator = Generator(ModelConfig(SIZE, SIZE, z_dim=8, ngf=4)).eval()
     save_model(generator, folder)
-    settings = TrainConfig(dataset="user/<faces>", size=str(SIZE), z_dim=8, ngf=4, batch_size=16, augment="color")
+    settings = TrainConfig(
+        dataset="user/<faces>", size=str(SIZE), z_dim=8, ngf=4, batch_size=16, augment="color", recipe="paper"
+    )
     (folder / "train_config.json").write_text(json.dumps(settings.to_dict()))
     (folder / "samples").mkdir()
     sheet = sampling.grid(torch.cat(list(sampling.sample(generator, range(16)))))
