@@ -272,8 +272,8 @@ def repository_files(folder: Path, best: bool = False, nearest: bool = False) ->
         files["import.json"] = folder / "import.json"
     if (weights / METRICS_FILE).is_file():
         files[METRICS_FILE] = public_metrics(weights / METRICS_FILE).encode()
-    if (weights / FEATURES_FILE).is_file():
-        files[FEATURES_FILE.as_posix()] = weights / FEATURES_FILE
+    if (folder / FEATURES_FILE).is_file():  # of the training pictures, so the same for all weights of a run
+        files[FEATURES_FILE.as_posix()] = folder / FEATURES_FILE
     if nearest and not (weights / NEAREST).is_file():
         raise UserError(f"{weights}: no {NEAREST} there; `fastgan evaluate {weights}` draws it")
     return files | ({NEAREST: weights / NEAREST} if nearest else {})

@@ -28,6 +28,7 @@ PUSHED = {
     "style_mix.png",
     "training/config.json",
     "training/discriminator.safetensors",
+    "training/features.safetensors",
     "training/generator.safetensors",
     "training/log.jsonl",
 }
@@ -94,7 +95,7 @@ def pushed(trained, shared_hub, person, tmp_path_factory):
 
 def test_a_push_is_one_commit_of_the_whole_folder(hub, api, pushed):
     run, answer = pushed
-    assert f"Pushed {run} to {hub.endpoint}/tester/faces (private): 10 files" in answer.out
+    assert f"Pushed {run} to {hub.endpoint}/tester/faces (private): 11 files" in answer.out
     assert answer.out.endswith("Next: fastgan app tester/faces\n")
     files = hub.repo_files("tester/faces")
     assert set(files) == PUSHED
@@ -158,7 +159,7 @@ def test_the_usage_in_the_card_runs_as_printed(hub, pushed, tmp_path):
 def test_a_card_edited_by_hand_survives_the_next_push(hub, person, run, repo):
     person.give("fastgan", "push", run, repo)
     card = hub.repo_files(repo)["README.md"].decode()
-    edited = card.replace(f"# {repo[7:]}\n", "# Faces of my friends\n\nThey agreed.\n").replace("0.032", "9.99")
+    edited = card.replace(f"# {repo[7:]}\n", "# Faces of my friends\n\nThey agreed.\n").replace("0.016", "9.99")
     edited = edited.replace("library_name", "language: en\nlicense: cc-by-4.0\nlibrary_name", 1) + "\nThank you.\n"
     edited = edited.replace("- fastgan\n", "- friends\n- fastgan\n", 1)
     assert "9.99" in edited
@@ -271,7 +272,7 @@ def test_training_pushes_on_the_way_and_at_the_end_and_says_where_it_is(hub, api
     first = commits(api, repo)[-2]
     assert first == "FastGAN generator after 0.01 kimg" and len(commits(api, repo)) >= 3
     on_the_way = hub.repo_files(repo, revision=api.list_repo_commits(repo)[-2].commit_id)
-    assert set(on_the_way) == PUSHED - {"style_mix.png", "interpolation.mp4"}
+    assert set(on_the_way) == PUSHED - {"style_mix.png", "interpolation.mp4", "training/features.safetensors"}
     assert not list((tmp_path / "new").glob(".hub-*"))
 
 
