@@ -14,14 +14,13 @@ $(READY): pyproject.toml
 	@echo "Setting up $(VENV); the first time this downloads PyTorch and takes a few minutes."
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
 
 demo: $(READY)
 	@rm -rf $(DEMO_RUN)
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet train.py \
-		--dataset examples/emoji_faces --size $(DEMO_SIZE) --max-minutes $(DEMO_MINUTES) --sample-every 1min \
-		--output-dir $(DEMO_RUN)
+	$(BIN)/python train.py --dataset examples/emoji_faces --size $(DEMO_SIZE) --max-minutes $(DEMO_MINUTES) \
+		--sample-every 1min --output-dir $(DEMO_RUN)
 	$(BIN)/fastgan app $(DEMO_RUN)
 
 test: $(READY)

@@ -156,25 +156,26 @@ class Trainer:
         self.log_clock = (started, state.images)
         self.deadline = started + 60 * (config.max_minutes or math.inf)
         batches = self._batches()
-        with self._signals(), self._progress() as self.bar:
-            while self.stop == GOING:
-                self.step(batches)
-                now = time.monotonic()
-                state.seconds, last = state.seconds + now - last, now
-                self.bar.update(config.batch_size)
+        with self._signals():
+            with self._progress() as self.bar:
+                while self.stop == GOING:
+                    self.step(batches)
+                    now = time.monotonic()
+                    state.seconds, last = state.seconds + now - last, now
+                    self.bar.update(config.batch_size)
 
-                if log.due(state.images):
-                    self.log()
-                if self.main and samples.due(state.images):
-                    self.draw_samples()
-                if self.main and evaluation.due(state.images):
-                    self.evaluate()
-                if self.main and checkpoint.due(state.images):
-                    self.save()
-                    if self.publisher:
-                        self.publisher.offer(state.kimg)
-                self._decide(now - started)
-        return self._finish()
+                    if log.due(state.images):
+                        self.log()
+                    if self.main and samples.due(state.images):
+                        self.draw_samples()
+                    if self.main and evaluation.due(state.images):
+                        self.evaluate()
+                    if self.main and checkpoint.due(state.images):
+                        self.save()
+                        if self.publisher:
+                            self.publisher.offer(state.kimg)
+                    self._decide(now - started)
+            return self._finish()
 
     def step(self, batches: Iterator[Tensor]) -> None:
         """Let both networks learn from a batch, part by part, and the average follow."""
