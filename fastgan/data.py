@@ -203,6 +203,8 @@ def _decode(read: Callable[[dict], bytes | Path], row: dict, how: Mapping[str, A
             return prepare(image, **how)
     except _Refused as refusal:
         return str(refusal)
+    except FileNotFoundError:  # a table may hold names of files that stayed elsewhere
+        return "its file is not here"
     except UnidentifiedImageError:
         return "not a picture, or damaged at its start"
     except Image.DecompressionBombError:

@@ -13,6 +13,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image, ImageCms
@@ -298,6 +299,9 @@ def test_a_broken_cell_and_a_broken_zip_entry_are_listed(folder, tmp_path, load)
     datasets.Dataset.from_dict({"image": cells}, features=features).to_parquet(str(tmp_path / "t.parquet"))
     pictures = load(tmp_path / "t.parquet")
     assert len(pictures.images) == 2 and [name for name, _ in pictures.skipped] == ["x.png", "row 2"]
+    names = pyarrow.table({"image": [{"bytes": good, "path": None}, {"bytes": None, "path": "elsewhere.png"}]})
+    pyarrow.parquet.write_table(names, tmp_path / "names.parquet")
+    assert load(tmp_path / "names.parquet").skipped == [("elsewhere.png", "its file is not here")]
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as file:
         file.writestr("good.png", good)
         file.writestr("bad.png", good)
