@@ -103,7 +103,7 @@ class FeatureNetwork(nn.Module):
         """
         if images.shape[1] not in (1, 3, 4) or min(images.shape[2:]) < MIN_SIDE:
             raise ValueError(f"expected 1, 3 or 4 channels and sides from {MIN_SIDE} pixels, got {list(images.shape)}")
-        x = F.relu6(self.stem(to_rgb(images)))
+        x = F.relu6(self.stem(to_rgb(images)), inplace=True)
         maps = []
         for i, row in enumerate(self.rows):
             x = row(x)
@@ -116,7 +116,7 @@ class FeatureNetwork(nn.Module):
 
         Pictures come as in `forward`.
         """
-        return F.relu6(self.head(self(images)[-1])).mean((2, 3))
+        return F.relu6(self.head(self(images)[-1]), inplace=True).mean((2, 3))
 
 
 class Block(nn.Module):
@@ -131,8 +131,8 @@ class Block(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x if self.expand is None else F.relu6(self.expand(x))
-        h = self.project(F.relu6(self.depthwise(h)))
+        h = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        h = self.project(F.relu6(self.depthwise(h), inplace=True))
         return x + h if self.residual else h
 
 
