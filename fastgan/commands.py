@@ -103,7 +103,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     from fastgan.hub import from_pretrained
 
     local = os.path.isdir(options.model)
-    trained = evaluation.training_settings(Path(options.model)) if local else None
+    trained = evaluation.training_settings(options.model, options.revision)
     dataset = options.dataset or (trained.dataset if trained else None)
     if not dataset:
         raise UserError(f"evaluate {options.model}: which pictures is it to be compared with? Give --dataset")

@@ -234,12 +234,30 @@ def save_features(folder: Path, features: Tensor, network: MetricNetwork, finger
     write_file(folder / FEATURES_FILE, lambda path: safetensors.torch.save_file(content, path, about))
 
 
-def training_settings(model: Path) -> TrainConfig | None:
-    """What a local model was trained with, from its folder or, for best/, the one above; None where it is not said."""
-    for folder in (model, model.parent):
+def training_settings(model: str, revision: str | None = None) -> TrainConfig | None:
+    """What a model was trained with; None where that is not said.
+
+    Args:
+        model: a folder, where train_config.json may also be in the one above it, as for best/; or a Hub id.
+        revision: branch, tag or commit on the Hub.
+    """
+    if not Path(model).is_dir():
+        return _settings_on_hub(model, revision)
+    for folder in (Path(model), Path(model).parent):
         if (folder / TRAIN_CONFIG_FILE).is_file():
             return TrainConfig.from_dict(read_json(folder / TRAIN_CONFIG_FILE), str(folder / TRAIN_CONFIG_FILE))
     return None
+
+
+def _settings_on_hub(model: str, revision: str | None) -> TrainConfig | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    try:
+        path = Path(hf_hub_download(model, "training/config.json", revision=revision))
+        return TrainConfig.from_dict(read_json(path), f"{model}: training/config.json")
+    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, UserError):
+        return None  # written by another version, or by nobody: the model itself may be fine
 
 
 def _real(

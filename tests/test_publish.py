@@ -145,6 +145,14 @@ def test_the_card_says_what_was_measured_in_metadata_that_the_hub_takes(hub, pus
     assert hub.seen("POST /api/validate-yaml")
 
 
+def test_a_pushed_model_is_evaluated_and_what_taught_it_is_marked(person, pushed, pictures, tmp_path):
+    flags = ["--dataset", pictures, "--cache-dir", tmp_path, "--images", "6", "--network", "efficientnet-lite0"]
+    answer = person.give("fastgan", "evaluate", "tester/faces", *flags)
+    assert answer.code == 0, answer.err
+    assert "tester/faces: 6 drawn pictures (seeds 0-5) against 26 real ones of faces, 64x64" in answer.out
+    assert "efficientnet-lite0 *" in answer.out and "Wrote" not in answer.out
+
+
 def test_the_usage_in_the_card_runs_as_printed(hub, pushed, tmp_path):
     card = hub.repo_files("tester/faces")["README.md"].decode()
     [usage] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
