@@ -1,5 +1,6 @@
 """Cards: what a run or a folder of pictures is, told from its own facts, in a README.md that may be edited by hand."""
 
+import dataclasses
 import json
 import math
 import re
@@ -85,12 +86,12 @@ def public_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of a run as others may see them: no path of this machine, nothing about where it ran."""
     if not (folder / "train_config.json").is_file():
         return None
-    config = TrainConfig.from_dict(read_json(folder / "train_config.json"), "train_config.json")
-    facts = _run_facts(folder)
-    settings = {name: value for name, value in config.to_dict().items() if name not in HERE}
+    saved, facts = read_json(folder / "train_config.json"), _run_facts(folder)
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in HERE]
+    settings = {name: saved[name] for name in names if name in saved}  # those of an older version too
     source = facts.get("dataset")
     if not source or source["kind"] != "hub":
-        settings["dataset"] = _shown_name(source["dataset"] if source else Path(config.dataset).name)
+        settings["dataset"] = _shown_name(source["dataset"] if source else Path(saved["dataset"]).name)
     if settings.get("init_from"):
         base = facts.get("base") or {}
         settings["init_from"] = "@".join(str(base[key]) for key in ("model", "revision") if base.get(key)) or None
