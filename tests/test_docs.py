@@ -1,15 +1,17 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from fastgan import Generator, ModelConfig
-from fastgan.cli import train_parser
+from fastgan.cli import main, train_parser
 from fastgan.hub import save_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs" / "TRAINING.md").read_text(encoding="utf-8")
+HUB = (ROOT / "docs" / "HUB.md").read_text(encoding="utf-8")
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
@@ -33,7 +35,22 @@ def test_the_training_page_has_every_flag_and_no_other():
 
 
 def test_links_lead_to_files_of_the_repository():
-    for page in (README, TRAINING):
+    for page in (README, TRAINING, HUB):
         folder = ROOT if page is README else ROOT / "docs"
         for target in re.findall(r"\]\(([^)#:]+)\)", page):
             assert (folder / target).exists(), target
+
+
+def test_the_commands_of_the_hub_page_are_there_with_their_flags(capsys):
+    lines = [line.partition("#")[0].split() for line in re.findall(r"(?m)^fastgan .*", README + HUB)]
+    assert len(lines) > 8
+    for _, *words in lines:
+        names = words[:2] if words[0] in ("space", "dataset") else words[:1]
+        with pytest.raises(SystemExit) as stop:
+            main([*names, "--help"])
+        told = capsys.readouterr().out
+        assert stop.value.code == 0
+        assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", told)), words
+    training = {flag for action in train_parser()._actions for flag in action.option_strings}
+    for line in re.findall(r"(?m)^(?:python|hf jobs uv run .*?|    )\s?train\.py .*", HUB):
+        assert set(re.findall(r"--[a-z-]+", line.partition("train.py")[2])) <= training, line
