@@ -484,6 +484,10 @@ class Trainer:
             if hasattr(tracker, "log_images"):  # TensorBoard has to be told where the channels are
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({"samples": np.asarray(sheet.convert("RGB"))[None]}, self.state.images, **layout)
+            elif tracker.name == "trackio":
+                from trackio import Image as TrackedImage
+
+                tracker.log({"samples": TrackedImage(sheet.convert("RGB"))}, self.state.images)
         return generator
 
     def save(self) -> None:

@@ -3,6 +3,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -395,6 +396,17 @@ def test_tensorboard_gets_figures_and_pictures(tiny):
     events = EventAccumulator(str(folder / "fastgan")).Reload()
     assert "loss/d" in events.Tags()["scalars"]
     assert "samples" in events.Tags()["images"]
+
+
+def test_trackio_gets_figures_and_pictures(tmp_path, cache, pictures):
+    arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--max-steps", "1", "--report-to", "trackio"]
+    process = start(*arguments, "--output-dir", str(tmp_path / "run"), TRACKIO_DIR=str(tmp_path / "trackio"))
+    output = process.communicate(timeout=180)[0]
+    assert process.returncode == 0, output
+    assert len(list((tmp_path / "trackio").rglob("*.png"))) == 1
+    with sqlite3.connect(tmp_path / "trackio" / "fastgan.db") as database:
+        logged = str(database.execute("select * from metrics").fetchall())
+    assert "loss/d" in logged and "samples" in logged
 
 
 def test_a_time_budget_ends_the_run_with_everything_saved(tiny):
