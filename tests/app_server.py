@@ -18,7 +18,12 @@ from fastgan.hub import save_model
 from fastgan.models import Generator
 
 ROOT = Path(__file__).parent.parent
-STARTS_WITHIN = 60  # seconds
+STARTS_WITHIN = 120  # seconds
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
 
 
 def make_model(folder: Path, size: int = 64, ngf: int = 8, channels: int = 3, seed: int = 0) -> Generator:
@@ -34,12 +39,12 @@ def make_model(folder: Path, size: int = 64, ngf: int = 8, channels: int = 3, se
     return generator
 
 
-def push(hub, folder: Path, name: str, private: bool = False) -> str:
+def push(hub, folder: Path, name: str, private: bool = False, ignore: list[str] | None = None) -> str:
     """Put a model folder on the local Hub, and give its id."""
     api = HfApi(hub.endpoint, token=hub.token)
     repo = f"{hub.user}/{name}"
     api.create_repo(repo, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo, folder_path=folder)
+    api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=ignore)
     return repo
 
 

@@ -1,15 +1,19 @@
 """The page as a person uses it, in a real browser, with models on the local Hub."""
 
+import asyncio
+import base64
 import io
 import json
+import urllib.error
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from PIL import Image
 
 import fastgan
@@ -17,16 +21,11 @@ from fastgan.evaluation import save_features
 from fastgan.metrics import extract, feature_network
 from fastgan.projection import decode_latent
 from fastgan.sampling import draw, grid, mix_grid, sample, seeded_inputs, to_pil
-from tests.app_server import app_running, make_model, push
+from tests.app_server import CHROMIUM, FLAGS, app_running, make_model, push
 from tests.hub_server.server import HubServer
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 PATIENCE = 60_000  # milliseconds; machines that do other things too are slow
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
@@ -89,7 +88,7 @@ def repo(hub, home, generator):
 @pytest.fixture(scope="module")
 def app(hub, home, repo):
     """Address of the page."""
-    with app_running(repo, env=hub.env(home / "cache", token=""), log=home / "app.log") as address:
+    with app_running(repo, "--mcp", env=hub.env(home / "cache", token=""), log=home / "app.log") as address:
         yield address
 
 
@@ -274,7 +273,8 @@ def test_the_pair_follows_its_slider_and_a_clicked_cell(app, page, generator):
     page.wait_for_function("before => document.querySelector('#pair img').src !== before", arg=before)
     assert np.array_equal(picture_at(page, "#pair img"), np.asarray(generator.sample([0])[0]))
     box = page.locator("#mixes img").bounding_box()
-    page.locator("#mixes img").click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.9})
+    side = min(box["width"], box["height"])  # the sheet is square, in the middle of its place
+    page.locator("#mixes img").click(position={"x": (box["width"] + side * 0.8) / 2, "y": side * 0.9})
     page.wait_for_function("() => location.search.includes('one=1') && location.search.includes('other=5')")
 
 
@@ -424,6 +424,106 @@ def test_the_endpoint_gives_the_pictures_of_the_python_api(client, repo, generat
     assert [item["caption"] for item in gallery] == ["seed 20", "seed 21"]
 
 
+def test_actions_are_mcp_tools_that_say_what_they_take(app, repo, generator):
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def talk():
+        async with streamablehttp_client(f"{app}/gradio_api/mcp/") as (read, write, _):
+            async with ClientSession(read, write) as session:
+                await session.initialize()
+                tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+                asked = {"model": repo, "psi": 1, "content": "3", "style": "3", "gates": ["64"], "strength": 1}
+                return tools, await session.call_tool(next(n for n in tools if n.endswith("mix_pair")), asked)
+
+    with ThreadPoolExecutor(1) as elsewhere:  # the browser's driver runs a loop in this thread
+        tools, answer = elsewhere.submit(asyncio.run, talk()).result()
+    assert len(tools) == 10
+    sample_tool = next(tool for name, tool in tools.items() if name.endswith("sample"))
+    assert "seeds that follow each other" in sample_tool.description
+    assert "whole number from 0" in sample_tool.inputSchema["properties"]["seed"]["description"]
+    [picture] = [part for part in answer.content if part.type == "image"]
+    assert np.array_equal(pixels(base64.b64decode(picture.data)), np.asarray(generator.sample([3])[0]))
+
+
 def test_a_model_that_is_not_there_is_said_in_a_sentence(client, repo):
     with pytest.raises(Exception, match="tester/nothing: no such model on the Hub"):
         client.predict("tester/nothing", 1, 0, 1, api_name="/sample")
+
+
+# ---------------------------------------------------------------------- strangers
+
+
+def complaint(page) -> str:
+    """The one sentence in which the page says what is wrong."""
+    return page.locator(".toast-body").first.inner_text()
+
+
+def test_a_bad_model_id_is_said_in_the_page(app, page):
+    open_page(page, app)
+    box = page.locator("#model input")
+    for typed, said in (("<b>no</b>", "is no Hub id"), ("tester/nothing", "no such model on the Hub")):
+        box.fill(typed)
+        box.press("Enter")
+        page.get_by_text(said).first.wait_for()
+    assert page.locator(".toast-body b").count() == 0
+    assert page.locator("#pictures .thumbnail-item img").count() == 16
+
+
+def test_an_oversized_upload_is_refused(app, page, tmp_path):
+    (tmp_path / "big.png").write_bytes(bytes(21 * 10**6))
+    page.goto(f"{app}?tab=mix")
+    page.wait_for_selector("#pair img")
+    page.get_by_text("A picture of your own").click()
+    upload(page, "#upload", tmp_path / "big.png")
+    page.locator(".toast-body").first.wait_for()
+    assert "size" in complaint(page)
+    assert page.locator("#project-told").inner_text() == ""
+
+
+def test_an_upload_that_is_no_picture_is_refused(client, repo, tmp_path):
+    (tmp_path / "text.png").write_text("no picture at all")
+    with pytest.raises(Exception, match="not a picture that can be read"):
+        client.predict(repo, handle_file(tmp_path / "text.png"), 20, api_name="/project")
+
+
+def call(app: str, endpoint: str, *data) -> str:
+    """What the server answers to a request that no client of its own would send."""
+    body = json.dumps({"data": data}).encode()
+    asked = urllib.request.Request(f"{app}/gradio_api/call/{endpoint}", body, {"Content-Type": "application/json"})
+    event = json.load(urllib.request.urlopen(asked))["event_id"]
+    return urllib.request.urlopen(f"{app}/gradio_api/call/{endpoint}/{event}", timeout=60).read().decode()
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "config.json", "http://127.0.0.1:1/a.png", "file:///etc/hostname"])
+def test_no_path_or_address_from_a_visitor_is_opened(app, repo, path):
+    answer = call(app, "project", repo, {"path": path, "meta": {"_type": "gradio.FileData"}}, 20)
+    assert answer.startswith("event: error")
+    assert ("fetches nothing" in answer) == path.startswith("http")
+    assert Path("/etc/hostname").read_text().strip() not in answer
+
+
+def test_files_of_the_server_are_not_served(app):
+    for path in ("/etc/hostname", str(Path(__file__)), "pyproject.toml"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{app}/gradio_api/file={path}")
+        assert refused.value.code in (403, 404)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "data", "said"),
+    [
+        ("sample", (1, -1, 1), "less than minimum"),
+        ("sample", (9, 0, 1), "greater than maximum"),
+        ("sample", (1, 0, 10**6), "64"),
+        ("interpolate", (1, "0", 12, "spherical", "even", True, 12, [], "", "nothing"), "at least 2 keys"),
+        ("interpolate", (1, "0-15", 120, "spherical", "even", True, 12, [], "", "nothing"), "at most 600"),
+        ("mix", (1, "0-99", "1", ["64"], 1), "at most 8"),
+        ("mix_pair", (1, "zzzz", "1", ["64"], 1), "code of a projected picture|code holds"),
+        ("explore", (1, "x", *[0] * 10), "numbers and ranges"),
+        ("explore_strip", (1, "0", 11, 6, 7), "direction|10"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(client, repo, endpoint, data, said):
+    with pytest.raises(Exception, match=said):
+        client.predict(repo, *data, api_name=f"/{endpoint}")

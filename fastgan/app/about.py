@@ -116,27 +116,29 @@ def about_tab(page: Page, picked: gr.Number) -> None:
 
     read = gr.Button("Read what the repository says", elem_id="draw-about", visible="hidden")
     with gr.Row():
-        seed = gr.Textbox("0", label="Is this seed's picture a copy?", max_lines=1, min_width=160)
-        compare = gr.Button("Compare with the training pictures", min_width=160)
-    verdict = gr.Markdown("", elem_id="verdict")
-    neighbours = gr.Dataframe(
-        headers=["Training picture", "Distance"],
-        label="Nearest training pictures, by their place in the dataset",
-        interactive=False,
-        visible=False,
-    )
-    grids = gr.Gallery(
-        label="Sheets from the repository",
-        show_label=False,
-        format="png",
-        height="auto",
-        columns=3,
-        object_fit="contain",
-        buttons=["download", "fullscreen"],
-        interactive=False,
-        elem_id="grids",
-    )
-    card = gr.HTML("", elem_id="card", elem_classes="prose", js_on_load=None)
+        with gr.Column(scale=3, min_width=300):
+            card = gr.HTML("", elem_id="card", elem_classes="prose", js_on_load=None)
+        with gr.Column(scale=2, min_width=300):
+            seed = gr.Textbox("0", label="Is this seed's picture a copy?", max_lines=1)
+            compare = gr.Button("Compare with the training pictures")
+            verdict = gr.Markdown("", elem_id="verdict")
+            neighbours = gr.Dataframe(
+                headers=["Training picture", "Distance"],
+                label="Nearest training pictures, by their place in the dataset",
+                interactive=False,
+                visible=False,
+            )
+            grids = gr.Gallery(
+                label="Sheets from the repository",
+                show_label=False,
+                format="png",
+                height="auto",
+                columns=1,
+                object_fit="contain",
+                buttons=["download", "fullscreen"],
+                interactive=False,
+                elem_id="grids",
+            )
     with gr.Accordion("Figures", open=False):
         figures = gr.Dataframe(headers=["Figure", "Value", "Dataset"], label="Figures", interactive=False)
     with gr.Accordion("Settings", open=False):

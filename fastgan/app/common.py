@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
+from gradio_client.utils import is_http_url_like
 
 from fastgan.app.models import Found, ModelCache
 from fastgan.errors import UserError
+from fastgan.models import GATE_LEVELS
 
 log = logging.getLogger("fastgan.app")
 
@@ -24,6 +26,7 @@ MAX_PIXELS = 2**26  # in one answer: 64 pictures of 1024 by 1024
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 8}  # answers within seconds, which take turns at drawing
 LONG = {"concurrency_id": "long", "concurrency_limit": 2}  # films and projections, which nothing quick waits for
 TURNS = 2  # pictures drawn at the same time
+GATES = [str(level) for level in GATE_LEVELS]  # texts, which every client of the API can send
 MAX_LINK_TEXT = 12_000  # characters of one text taken from an address
 
 T = TypeVar("T")
@@ -56,6 +59,20 @@ class Page:
             if picture is None:
                 return
             yield picture
+
+
+def upload_button(label: str, **options: Any) -> gr.UploadButton:
+    """A button that takes files from the visitor, and never an address to fetch one from on the visitor's behalf."""
+    button = gr.UploadButton(label, **options)
+    keep = button.async_move_resource_to_block_cache
+
+    async def keep_files(path: str | None) -> str | None:
+        if is_http_url_like(str(path)):
+            raise gr.Error("Upload the file itself; this page fetches nothing from elsewhere", print_exception=False)
+        return await keep(path)
+
+    button.async_move_resource_to_block_cache = keep_files
+    return button
 
 
 def endpoint(function: Callable) -> Callable:

@@ -9,7 +9,7 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from fastgan.app.common import QUICK, Page, check_pixels, endpoint
+from fastgan.app.common import QUICK, Page, check_pixels, endpoint, upload_button
 from fastgan.app.keys import Keys, read_keys
 from fastgan.app.pictures import name_of, serve, serve_png
 from fastgan.errors import UserError
@@ -173,7 +173,7 @@ def explore_tab(page: Page) -> ExploreTab:
                     )
         with gr.Row():
             save = gr.Button("Save the names", min_width=120)
-            load = gr.UploadButton("Load names", file_types=[".json"], min_width=120, elem_id="load-names")
+            load = upload_button("Load names", file_types=[".json"], min_width=120, elem_id="load-names")
         saved = gr.DownloadButton("Names", visible="hidden", elem_id="names-file")
     with gr.Row():
         which = page.linked(

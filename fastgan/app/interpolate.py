@@ -7,11 +7,10 @@ from typing import Literal, NamedTuple
 import gradio as gr
 import torch
 
-from fastgan.app.common import LONG, Page, check_pixels, endpoint
+from fastgan.app.common import GATES, LONG, Page, check_pixels, endpoint
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_film, serve_png
 from fastgan.errors import UserError
-from fastgan.models import GATE_LEVELS
 from fastgan.sampling import interpolate as walk_over
 from fastgan.sampling import to_pil, walk
 
@@ -40,7 +39,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         easing: Literal["even", "smooth"],
         loop: bool,
         fps: int,
-        held: list[int],
+        held: list[str],
         style: str,
         also: Literal["nothing", "GIF", "WebP"],
         token: gr.OAuthToken | None = None,
@@ -78,7 +77,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             steps,
             path == "spherical",
             still if held else None,
-            dict.fromkeys(held, 1.0),
+            {int(gate): 1.0 for gate in held},
         )
         frames, begin, shown = [], time.monotonic(), -float("inf")
         for frame in page.in_turn(drawn):
@@ -100,11 +99,9 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             keys = page.linked("keys", gr.Textbox("0-3", label="Key seeds, in this order", max_lines=1))
             with gr.Row():
                 between = page.linked(
-                    "between", gr.Slider(1, 120, 24, step=1, precision=0, label="Frames per key", min_width=140)
+                    "between", gr.Slider(1, 120, 24, step=1, precision=0, label="Frames to a key", min_width=140)
                 )
-                fps = page.linked(
-                    "fps", gr.Slider(4, 60, 24, step=1, precision=0, label="Frames per second", min_width=140)
-                )
+                fps = page.linked("fps", gr.Slider(4, 60, 24, step=1, precision=0, label="Per second", min_width=140))
             with gr.Row():
                 path = page.linked(
                     "path", gr.Radio(["spherical", "linear"], value="spherical", label="Path", min_width=140)
@@ -113,7 +110,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             loop = page.linked("loop", gr.Checkbox(True, label="Back to the first key, to run for ever"))
             with gr.Accordion("Hold the style still", open=False):
                 held = page.linked(
-                    "held", gr.CheckboxGroup(list(GATE_LEVELS), value=[], label="Gates that keep one style throughout")
+                    "held", gr.CheckboxGroup(GATES, value=[], label="Gates that keep one style throughout")
                 )
                 style = page.linked("still", gr.Textbox("", label="Seed of that style", info="the first key if empty"))
             also = page.linked("also", gr.Radio(list(ALSO), value="nothing", label="Beside the MP4"))

@@ -8,11 +8,10 @@ import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastgan.app.common import QUICK, Page, check_pixels, endpoint
+from fastgan.app.common import GATES, QUICK, Page, check_pixels, endpoint
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_png
 from fastgan.app.project import projection_panel
-from fastgan.models import GATE_LEVELS
 from fastgan.sampling import draw, mix_grid, to_pil
 
 MOST = 8  # contents, and styles
@@ -37,7 +36,7 @@ def mix_tab(page: Page) -> MixTab:
         psi: float,
         content: str,
         style: str,
-        gates: list[int],
+        gates: list[str],
         strength: float,
         token: gr.OAuthToken | None = None,
     ) -> Iterator[str]:
@@ -66,7 +65,7 @@ def mix_tab(page: Page) -> MixTab:
             sheet.put(row + 1, 0, image)
         name, shown = name_of(found, "mix"), time.monotonic()
         facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
-        taken = dict.fromkeys(gates, strength)
+        taken = {int(gate): strength for gate in gates}
         mixes = page.in_turn(mix_grid(generator, down.z, down.noise, across.z, taken))
         for cell, image in enumerate(mixes):
             row, column = divmod(cell, len(across.z))
@@ -82,7 +81,7 @@ def mix_tab(page: Page) -> MixTab:
         psi: float,
         content: str,
         style: str,
-        gates: list[int],
+        gates: list[str],
         strength: float,
         token: gr.OAuthToken | None = None,
     ) -> str:
@@ -102,7 +101,7 @@ def mix_tab(page: Page) -> MixTab:
         found = page.open(model, token)
         down = read_keys(found.generator, content, psi, "Content of the pair", 1)
         across = read_keys(found.generator, style, psi, "Style of the pair", 1)
-        taken = dict.fromkeys(gates, strength)
+        taken = {int(gate): strength for gate in gates}
         [image] = page.in_turn(mix_grid(found.generator, down.z, down.noise, across.z, taken))
         facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
         return serve_png(to_pil(image[0]), found, name_of(found, "mix", *down.labels, *across.labels), **facts)
@@ -112,9 +111,7 @@ def mix_tab(page: Page) -> MixTab:
         style = page.linked("style", gr.Textbox("4-7", label="Style seeds, across", min_width=140, max_lines=1))
         gates = page.linked(
             "gates",
-            gr.CheckboxGroup(
-                list(GATE_LEVELS), value=list(GATE_LEVELS), label="Gates that take the style", min_width=280
-            ),
+            gr.CheckboxGroup(GATES, value=GATES, label="Gates that take the style", min_width=280),
         )
         strength = page.linked(
             "strength",

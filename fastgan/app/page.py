@@ -19,12 +19,11 @@ from fastgan.models import Generator
 TITLE = "FastGAN"
 HINT = "Type a model's id above, and press Enter."
 MAX_WAITING = 200  # requests; the next visitor is told to come back
-KEPT = (600, 3600)  # seconds: how often served files are cleaned up, and how old they get
+MAX_SESSIONS = 100  # remembered by Gradio, at some 0.2 MB; nothing here depends on them
+KEPT = (300, 1800)  # seconds: how often served files are cleaned up, and how old they get
 MAX_UPLOAD = "20mb"
 RECENT = 8  # models remembered in the visitor's own browser
-THEME = gr.themes.Soft(
-    primary_hue="violet", neutral_hue="zinc", font=["ui-sans-serif", "system-ui", "sans-serif"]
-).set(
+THEME = gr.themes.Soft(primary_hue="violet", font=["ui-sans-serif", "system-ui", "sans-serif"]).set(
     block_title_background_fill="none",
     block_title_padding="0",
     block_title_text_color="*body_text_color",
@@ -35,9 +34,11 @@ THEME = gr.themes.Soft(
 # As many pictures side by side as there is room for, and small pictures shown as large as large ones.
 CSS = """
 .gradio-container { width: 100%; max-width: 1280px !important; margin: auto; }
-.pictures .grid-wrap { max-height: none !important; }
+.pictures .grid-wrap { max-height: none !important; min-height: 0 !important; }
 .pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)) !important; }
-.shown img, .shown video { width: 100% !important; max-height: 72vh !important; object-fit: contain; }
+.pictures .caption-label { font-size: 0.7rem; padding: 0 6px; opacity: 0.85; }
+.shown .image-container, .shown .image-container > button, .shown .image-frame { width: 100%; }
+.shown img, .shown video { width: 100% !important; max-height: 62vh !important; object-fit: contain !important; }
 """
 
 
@@ -96,6 +97,8 @@ def launch(
             mcp_server=mcp,
             ssr_mode=False,
             footer_links=["api", "settings"],
+            state_session_capacity=MAX_SESSIONS,
+            run_history=False,
         )
     except OSError as error:
         raise UserError(f"--port {port or 'from 7860'}: {error}") from None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from fastgan.app.common import LONG, Page, endpoint
+from fastgan.app.common import LONG, Page, endpoint, upload_button
 from fastgan.app.pictures import name_of, serve_png
+from fastgan.errors import UserError
 from fastgan.projection import encode_latent, open_picture
 from fastgan.projection import project as search
 from fastgan.sampling import to_pil
@@ -39,6 +40,8 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
             The picture as the model could draw it at best; what it really draws; a code that stands for it wherever a
             seed may be typed; and how near that came.
         """
+        if not picture:
+            raise UserError("Which picture? Upload one first")
         found = page.open(model, token)
         opened = open_picture(Path(picture), "Picture")
         begin, shown, behind = time.monotonic(), -float("inf"), 0
@@ -69,7 +72,7 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
         "The model draws only what it has learned: a picture from elsewhere comes back as the nearest thing it knows."
     )
     with gr.Row():
-        upload = gr.UploadButton(
+        upload = upload_button(
             "Upload a picture", file_types=["image"], variant="primary", min_width=140, elem_id="upload"
         )
         steps = gr.Slider(20, 400, 120, step=10, precision=0, label="Steps of the search", min_width=160)
