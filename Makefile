@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test quality style smoke clean
+.PHONY: demo test quality style smoke screenshots clean
 
 # Made again whenever what has to be installed has changed.
 $(READY): pyproject.toml
@@ -40,6 +40,10 @@ smoke: $(READY)
 	$(BIN)/python train.py --dataset examples/emoji_faces --size 32 --ngf 8 --ndf 8 --max-steps 4 --eval-images 0 --output-dir runs/smoke
 	$(BIN)/python train.py --resume runs/smoke --max-steps 8
 	$(BIN)/fastgan sample runs/smoke --seeds 0-15 --grid runs/smoke/grid.png
+
+# Every tab at desktop and phone width, light and dark, with the model that `make demo` trained.
+screenshots: $(READY)
+	$(BIN)/python docs/screenshots.py $(DEMO_RUN)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
