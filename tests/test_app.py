@@ -23,6 +23,7 @@ from fastgan.projection import decode_latent
 from fastgan.sampling import draw, grid, mix_grid, sample, seeded_inputs, to_pil
 from tests.app_server import CHROMIUM, FLAGS, app_running, make_model, push
 from tests.hub_server.server import HubServer
+from tests.sign_in import SignIn
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -240,7 +241,7 @@ def test_a_film_is_watched_while_it_is_made_and_plays(app, page):
 def test_a_film_can_be_stopped(app, page, home):
     page.goto(f"{app}?tab=interpolate&keys=0-4&between=120")
     page.wait_for_selector("#frame img")
-    page.get_by_role("button", name="Stop").click()
+    page.locator("#stop-interpolate").click()
     page.wait_for_function("() => document.querySelector('#film-told').innerText.includes('Stopped')")
     before = page.locator("#frame img").get_attribute("src")
     page.wait_for_timeout(1000)
@@ -273,8 +274,8 @@ def test_the_pair_follows_its_slider_and_a_clicked_cell(app, page, generator):
     page.wait_for_function("before => document.querySelector('#pair img').src !== before", arg=before)
     assert np.array_equal(picture_at(page, "#pair img"), np.asarray(generator.sample([0])[0]))
     box = page.locator("#mixes img").bounding_box()
-    side = min(box["width"], box["height"])  # the sheet is square, in the middle of its place
-    page.locator("#mixes img").click(position={"x": (box["width"] + side * 0.8) / 2, "y": side * 0.9})
+    middle = {"x": box["width"] / 2, "y": box["height"] / 2}  # of a sheet of 18 + 3 * 66 pixels a side
+    page.locator("#mixes img").click(position={axis: place + 80 for axis, place in middle.items()})
     page.wait_for_function("() => location.search.includes('one=1') && location.search.includes('other=5')")
 
 
@@ -527,3 +528,22 @@ def test_files_of_the_server_are_not_served(app):
 def test_what_makes_no_sense_is_refused_in_a_sentence(client, repo, endpoint, data, said):
     with pytest.raises(Exception, match=said):
         client.predict(repo, *data, api_name=f"/{endpoint}")
+
+
+# ---------------------------------------------------------------------- signing in, on a Space
+
+
+def test_a_private_model_opens_for_who_signs_in_and_for_no_other_visitor(hub, home, generator, browser):
+    repo = push(hub, home / "model", "secret", private=True)
+    with SignIn("tester", hub.read_token) as provider:
+        env = hub.env(home / "cache-space", token="") | provider.env()
+        with app_running(env=env, log=home / "space.log") as address, visitor(browser) as mine:
+            mine.goto(f"{address}?model={repo}&count=1&seed=5")
+            mine.get_by_text("no such model on the Hub, or it is private").first.wait_for()
+            mine.get_by_text("Sign in for your private models").click()
+            mine.wait_for_selector("#pictures img[alt='seed 5']")
+            assert np.array_equal(shown(mine)[0], np.asarray(generator.sample([5])[0]))
+            with visitor(browser) as other:
+                other.goto(f"{address}?model={repo}&count=1&seed=5")
+                other.get_by_text("no such model on the Hub, or it is private").first.wait_for()
+                assert other.locator("#pictures img").count() == 0

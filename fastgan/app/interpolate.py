@@ -170,5 +170,8 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         show_progress="hidden",
         api_visibility="private",
     )
-    stop.click(lambda: "Stopped.", None, told, cancels=[drawing], queue=False, api_visibility="private")
+    # Said after the cancelling, so that no frame on its way says something else.
+    stop.click(None, cancels=[drawing], api_visibility="private").then(
+        lambda: "Stopped.", None, told, queue=False, show_progress="hidden", api_visibility="private"
+    )
     return InterpolateTab(keys)

@@ -130,7 +130,6 @@ def mix_tab(page: Page) -> MixTab:
                 interactive=False,
                 buttons=["download", "fullscreen"],
                 elem_id="mixes",
-                elem_classes="shown",
             )
         with gr.Column(scale=2, min_width=280):
             gr.Markdown("One pair, from content to style.")

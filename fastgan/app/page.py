@@ -142,7 +142,8 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
             about_model = gr.Markdown(HINT, elem_id="about-model")
             copy = gr.Button("Copy link", size="sm", min_width=110, scale=0, elem_id="copy-link")
         if os.getenv("OAUTH_CLIENT_ID"):
-            gr.LoginButton("Sign in for your private models", size="sm")
+            sign_in = gr.LoginButton("Sign in for your private models", size="sm")
+            sign_in.click(None, js=KEEP_WHOLE_QUERY, api_visibility="private")
         commit = gr.Textbox(visible="hidden", elem_id="commit")
         recent = gr.BrowserState([], storage_key="fastgan-recent-models", secret="not a secret")
         tab = page.linked("tab", gr.Textbox("sample", visible="hidden", elem_id="tab"))
@@ -236,6 +237,12 @@ DRAW_HERE = f"""(tab, model, psi) => {{
     drawn[tab] = wanted;{click_when_there("'draw-' + tab")}
 }}"""
 OPENED = "() => { window.fastganDrawn ??= {}; }"
+
+# The sign-in button appends the query to a target address unquoted, where only its first part would survive.
+KEEP_WHOLE_QUERY = """() => {
+    const query = encodeURIComponent(location.search.slice(1));
+    if (query) history.replaceState(history.state, "", "?" + query);
+}"""
 
 # A copied link names the commit, so that it shows the same pictures after the model is trained further.
 COPY_LINK = """(model, commit) => {

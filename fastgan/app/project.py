@@ -105,12 +105,12 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
         trigger_mode="once",
         **LONG,
     )
-    stop.click(
+    stop.click(None, cancels=[searching], api_visibility="private").then(
         lambda: "Stopped. This is the nearest so far.",
         None,
         told,
-        cancels=[searching],
         queue=False,
+        show_progress="hidden",
         api_visibility="private",
     )
     for button, field in ((as_content, content), (as_style, style)):
