@@ -71,6 +71,9 @@ def push_command(options: argparse.Namespace) -> None:
         )
     except UserError as error:
         raise UserError(f"{error}. Nothing of this push is on the Hub; try again with: {options.typed}") from None
+    except KeyboardInterrupt:
+        text = "Stopped. A push is one commit, so it is there whole or not at all. Push again with:"
+        raise KeyboardInterrupt(f"{text} {options.typed}") from None
     where = f"{done.url} ({'private' if done.private else 'public'})"
     print(f"Pushed {options.folder} to {where}: {len(done.files)} files, {size_text(done.size)}, commit {done.commit}")
     print(f"  {', '.join(done.files)}")

@@ -402,10 +402,10 @@ class Publisher:
 
     def finish(self, kimg: float) -> None:
         """Push the finished run, wait for it, and say what is on the Hub and what is not."""
-        if self._thread and self._thread.is_alive():
-            self.say(f"{self.repo}: waiting for the push that is under way")
-            self._thread.join()
         try:
+            if self._thread and self._thread.is_alive():
+                self.say(f"{self.repo}: waiting for the push that is under way; Ctrl-C leaves it")
+                self._thread.join()
             pushed = push(self.folder, self.repo, say=self.say)
             self.done = kimg, pushed
         except Exception as error:  # the run itself is saved and well

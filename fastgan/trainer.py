@@ -566,8 +566,6 @@ class Trainer:
             self.evaluate()
         if self.main and self.stop != DIVERGED:
             self.save()
-            if self.publisher and self.stop == FINISHED:
-                self.publisher.finish(self.state.kimg)
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
         again = f"python train.py --resume {self.folder}"
@@ -585,6 +583,8 @@ class Trainer:
         if self.state.best_kid is not None:
             at = self.state.best_images / 1000
             self.say(f"Best KID {self.state.best_kid:.4f}, at {at:.2f} kimg: {self.folder / 'best'}")
+        if self.publisher:  # last, so that no other process waits for the upload
+            self.publisher.finish(self.state.kimg)
         return self.folder
 
     def close(self) -> None:
