@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -82,6 +83,8 @@ def _cause(error: BaseException) -> BaseException:
 def _is_passing(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in PASSING
+    if isinstance(error, OfflineModeIsEnabled):  # asked for with HF_HUB_OFFLINE, so it will not pass
+        return False
     return isinstance(error, HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError)
 
 
