@@ -151,6 +151,12 @@ def test_evaluations_are_logged_with_what_they_were_measured_with_and_the_best_i
     assert features.shape == (26, 1280)
 
 
+def test_what_cannot_be_measured_is_said_and_trains(tiny, capsys):
+    folder = train(tiny(eval_images=8, streaming=True, max_steps=1))
+    assert "KID is not measured: that needs at least 6 pictures, and not --streaming" in capsys.readouterr().err
+    assert not (folder / "best").exists() and (folder / "report.html").is_file()
+
+
 def test_a_network_that_teaches_says_that_it_flatters(tiny, capsys):
     train(tiny(eval_images=8, eval_network="efficientnet-lite0", max_steps=1))
     assert "--eval-network efficientnet-lite0 also teaches the model" in capsys.readouterr().err
