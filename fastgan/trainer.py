@@ -611,7 +611,7 @@ class Trainer:
         if config.max_steps is not None:
             self.length = min(self.length, config.max_steps * config.batch_size)
         return tqdm(
-            total=self.length,
+            total=self.length if config.max_minutes is None else None,  # the first log line knows how far it will get
             initial=self.state.images,
             unit=" pictures",
             desc=self.folder.name,
