@@ -217,6 +217,15 @@ def test_a_hub_that_stays_ill_is_said_with_the_command_that_finishes_it(hub, api
     assert person.give("fastgan", "push", run, repo).code == 0
 
 
+def test_what_waiting_does_not_mend_is_said_at_once(hub, api, person, run, repo):
+    for status, hint in ((403, "a token that may write there"), (409, "409 Conflict"), (413, "too large")):
+        hub.fail(f"{repo}/commit/main", status)
+        answer = person.give("fastgan", "push", run, repo)
+        assert answer.code == 2
+        assert hint in only_line(answer.err) and "trying again" not in answer.err
+    assert commits(api, repo) == ["initial commit"]
+
+
 def test_who_may_not_push_is_told_before_anything_is_drawn(hub, person, run, repo, tmp_path):
     answers = {
         "this token can only read": person.give("fastgan", "push", run, repo, token=hub.read_token),
