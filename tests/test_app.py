@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import urllib.error
 import urllib.request
 import zipfile
@@ -21,7 +22,7 @@ from fastgan.evaluation import save_features
 from fastgan.metrics import extract, feature_network
 from fastgan.projection import decode_latent
 from fastgan.sampling import draw, grid, mix_grid, sample, seeded_inputs, to_pil
-from tests.app_server import CHROMIUM, FLAGS, app_running, make_model, push
+from tests.app_server import CHROMIUM, FLAGS, ROOT, app_running, make_model, push
 from tests.hub_server.server import HubServer
 from tests.sign_in import SignIn
 
@@ -547,3 +548,18 @@ def test_a_private_model_opens_for_who_signs_in_and_for_no_other_visitor(hub, ho
                 other.goto(f"{address}?model={repo}&count=1&seed=5")
                 other.get_by_text("no such model on the Hub, or it is private").first.wait_for()
                 assert other.locator("#pictures img").count() == 0
+
+
+# ---------------------------------------------------------------------- the documentation
+
+
+def test_the_lines_of_python_in_the_documentation_run_as_printed(app, repo, generator, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "APP.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    generator.sample([1])[0].save(tmp_path / "face.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("http://127.0.0.1:7860", app).replace("user/fastgan-anime", repo), names := {})
+    said = capsys.readouterr().out
+    assert "seed 0 " in said and "Found. Perceptual distance" in said
+    assert np.array_equal(pixels(names["pictures"][0]["image"]), np.asarray(generator.sample([0])[0]))
+    assert pixels(names["mixed"]).shape == (64, 64, 3)
