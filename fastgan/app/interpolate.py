@@ -99,7 +99,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             keys = page.linked("keys", gr.Textbox("0-3", label="Key seeds, in this order", max_lines=1))
             with gr.Row():
                 between = page.linked(
-                    "between", gr.Slider(1, 120, 24, step=1, precision=0, label="Frames to a key", min_width=140)
+                    "between", gr.Slider(1, 120, 24, step=1, precision=0, label="Frames per key", min_width=140)
                 )
                 fps = page.linked("fps", gr.Slider(4, 60, 24, step=1, precision=0, label="Per second", min_width=140))
             with gr.Row():

@@ -36,9 +36,10 @@ CSS = """
 .gradio-container { width: 100%; max-width: 1280px !important; margin: auto; }
 .pictures .grid-wrap { max-height: none !important; min-height: 0 !important; }
 .pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)) !important; }
-.pictures .caption-label { font-size: 0.7rem; padding: 0 6px; opacity: 0.85; }
+.pictures .caption-label, #grids .caption-label { font-size: 0.7rem; padding: 0 6px; opacity: 0.85; }
 .shown .image-container, .shown .image-container > button, .shown .image-frame { width: 100%; }
-.shown img, .shown video { width: 100% !important; max-height: 62vh !important; object-fit: contain !important; }
+.shown img, .shown video { width: 100% !important; max-height: min(62vh, 480px) !important; }
+.shown img, .shown video { object-fit: contain !important; }
 """
 
 
