@@ -1,11 +1,10 @@
-"""The commands that draw films and grids, measure, report and export; `fastgan.cli` puts them beside the others."""
+"""The commands that draw, show, measure, report, import and export; `fastgan.cli` puts them beside the others."""
 
 import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastgan.cli import add_model, device
 from fastgan.errors import UserError
 
 GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
@@ -22,6 +21,37 @@ printed stands for the latent in the app. Ctrl-C stops the search and writes the
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands."""
+    draw = commands.add_parser("sample", help="pictures for seeds, as a grid or as files")
+    add_model(draw)
+    draw.add_argument("--seeds", default="0-15", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]")
+    draw.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
+    draw.add_argument("--grid", type=Path, metavar="FILE.png", help="one picture with all of them")
+    draw.add_argument("--out", type=Path, metavar="FOLDER", help="one PNG per seed")
+    draw.add_argument("--columns", type=int, help="of the grid; as square as it gets when not given")
+    draw.set_defaults(run=sample_command)
+
+    app = commands.add_parser("app", help="the page in a browser")
+    app.add_argument("model", nargs="?", default="", help="Hub id or run folder to open with")
+    app.add_argument("--models", default="", metavar="A,B", help="more models that the page offers")
+    app.add_argument("--allow-local", action="store_true", help="folders may be typed too: only on your own machine")
+    app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
+    app.add_argument("--port", type=int, help="[the first free one from 7860]")
+    app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reachable from other machines [127.0.0.1]")
+    app.set_defaults(run=app_command)
+
+    bring = commands.add_parser("import", help="an original FastGAN checkpoint as a model folder")
+    bring.add_argument("source", metavar="SOURCE", help="file, or one on the Hub like user/repo:all_50000.pth")
+    bring.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    bring.add_argument("--weights", choices=("ema", "raw"), help="averaged or raw ones [ema when the file has them]")
+    bring.add_argument(
+        "--reestimate-batch-norm",
+        action="store_true",
+        help="measure batch-norm statistics afresh: helps when colours look shifted",
+    )
+    bring.add_argument("--license", help="of the source [what its card on the Hub says]")
+    bring.add_argument("--revision", help="branch, tag or commit on the Hub")
+    bring.set_defaults(run=import_command)
+
     film = commands.add_parser("interpolate", help="a film that walks from seed to seed: MP4, GIF or WebP")
     add_model(film)
     film.add_argument("--seeds", default="0-3", help="where the walk passes, in this order, like 3,7,1 [0-3]")
@@ -293,7 +323,7 @@ def project_command(options: argparse.Namespace) -> None:
             if found is None:
                 raise
             stopped = True
-    model = Path(options.model).name if os.path.isdir(options.model) else options.model
+    model = _name(options.model)
     code = encode_latent(found.z)
     info = png_info(model, options.revision or "", seed=code, psi=1)
     write_file(options.out, lambda path: to_pil(found.image[0]).save(path, pnginfo=info))
@@ -307,3 +337,103 @@ def project_command(options: argparse.Namespace) -> None:
     )
     print(f"Code: {code}")
     print(f"Wrote {options.out} and {beside}")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what says which model, and where it runs."""
+    parser.add_argument("model", help="Hub id like user/fastgan-anime, or a run folder")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
+
+
+def sample_command(options: argparse.Namespace) -> None:
+    """`fastgan sample`: write a grid, or one PNG per seed with what it takes to draw it again."""
+    from tqdm import tqdm
+
+    from fastgan.hub import from_pretrained, write_file
+    from fastgan.sampling import grid, parse_seeds, png_info, sample, to_pil
+
+    if not options.grid and not options.out:
+        raise UserError("sample: say where to: --grid FILE.png or --out FOLDER")
+    if options.columns is not None and options.columns < 1:
+        raise UserError(f"--columns: expected at least 1, got {options.columns}")
+    if options.grid and options.grid.suffix.lower() != ".png":
+        raise UserError(f"--grid {options.grid}: expected a name that ends in .png")
+    seeds = parse_seeds(options.seeds)
+    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    pictures = (picture for batch in sample(generator, seeds, options.psi) for picture in batch)
+    model = _name(options.model)
+
+    kept = []
+    for seed, picture in zip(seeds, tqdm(pictures, total=len(seeds), unit=" pictures", disable=None), strict=True):
+        if options.out:
+            image, info = to_pil(picture), png_info(model, options.revision or "", seed=seed, psi=options.psi)
+            write_file(options.out / f"seed{seed:04d}.png", lambda path, i=image, p=info: i.save(path, pnginfo=p))
+        if options.grid:
+            kept.append(picture)
+    if options.out:
+        print(f"{len(seeds)} pictures in {options.out}")
+    if options.grid:
+        import torch
+
+        sheet = grid(torch.stack(kept), options.columns)
+        info = png_info(model, options.revision or "", seed=options.seeds, psi=options.psi)
+        write_file(options.grid, lambda path: sheet.save(path, pnginfo=info))
+        print(f"{len(seeds)} pictures in {options.grid}")
+
+
+def device(name: str):
+    """The torch device of that name.
+
+    Raises:
+        UserError: it is not there.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name}: not available here; try cpu") from None
+    return device
+
+
+def app_command(options: argparse.Namespace) -> None:
+    """`fastgan app`: open the page."""
+    try:
+        from fastgan.app import launch
+    except ImportError as error:
+        raise UserError(f"app: needs the package {error.name}: pip install 'fastgan[app]'") from None
+    models = [name.strip() for name in options.models.split(",") if name.strip()]
+    launch(
+        options.model,
+        host=options.host,
+        port=options.port,
+        models=models,
+        allow_local=options.allow_local,
+        mcp=options.mcp,
+    )
+
+
+def import_command(options: argparse.Namespace) -> None:
+    """`fastgan import`: write a model folder from a checkpoint of another program."""
+    from fastgan.convert import import_checkpoint
+
+    done = import_checkpoint(
+        options.source,
+        options.out,
+        weights=options.weights,
+        reestimate=options.reestimate_batch_norm,
+        license=options.license,
+        revision=options.revision,
+    )
+    config, facts = done.config, done.facts
+    weights = {"ema": "averaged weights", "raw": "raw weights"}.get(facts["weights"], "weights as stored")
+    print(
+        f"Read {facts['source']} ({facts['layout']}, {weights}): "
+        f"{config.width}x{config.height}, {config.channels} channels, ngf {config.ngf}, z_dim {config.z_dim}"
+    )
+    print(f"Wrote {options.out}: {', '.join(done.files)}")
+    for remark in done.remarks:
+        print(remark)
+    print(f"Next: fastgan sample {options.out} --grid samples.png")
