@@ -26,6 +26,7 @@ READY = {  # what has to be true before a tab is worth a picture
     "explore": "document.querySelectorAll('#strip .thumbnail-item img').length === 7",
     "about": "document.querySelector('#card')?.innerText",
 }
+LOADED = "image.complete || image.getBoundingClientRect().top > innerHeight"
 SETTINGS = {
     "interpolate": "&keys=1,5,9,12",
     "mix": "&content=0,3,8,11&style=4,6,7,13&one=3&other=6",
@@ -37,7 +38,8 @@ def shoot(page: Page, address: str, tab: str, out: Path) -> None:
     """Write one picture of a tab that has done what it does."""
     page.goto(f"{address}?tab={tab}{SETTINGS.get(tab, '')}")
     page.wait_for_function(f"() => {READY[tab]}")
-    page.wait_for_function("() => [...document.images].every(i => i.complete || !i.offsetParent)")
+    # Pictures far below load when somebody scrolls there.
+    page.wait_for_function(f"() => [...document.images].every(image => {LOADED})")
     page.wait_for_timeout(1500)  # until the last picture has been painted
     page.screenshot(path=out)
     print(out)
