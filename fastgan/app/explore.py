@@ -125,6 +125,18 @@ def explore_tab(page: Page) -> ExploreTab:
         return strip
 
     with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            picture = gr.Image(
+                label="The picture, moved",
+                show_label=False,
+                alt_text="The picture, moved",
+                type="filepath",
+                format="png",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                elem_id="explored",
+                elem_classes="shown",
+            )
         with gr.Column(scale=3, min_width=280):
             start = page.linked("start", gr.Textbox("0", label="Start at seed", max_lines=1))
             sliders = []
@@ -144,18 +156,6 @@ def explore_tab(page: Page) -> ExploreTab:
             with gr.Row():
                 run = gr.Button("Draw", variant="primary", elem_id="draw-explore", min_width=100)
                 reset = gr.Button("Back to the seed", min_width=100)
-        with gr.Column(scale=2, min_width=280):
-            picture = gr.Image(
-                label="The picture, moved",
-                show_label=False,
-                alt_text="The picture, moved",
-                type="filepath",
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="explored",
-                elem_classes="shown",
-            )
     with gr.Accordion("Names of the directions", open=False):
         names = []
         for row in range(0, COUNT, 5):
