@@ -287,8 +287,8 @@ def start_held(config: TrainConfig) -> None:
     with torch.no_grad():
         for module in (m for network in networks.values() for m in network.modules()):
             if is_parametrized(module):
-                module.parametrizations.weight[0].n_power_iterations = 1000
-                module.train().weight  # noqa: B018 — computing it iterates
+                for _ in range(1000):
+                    module.train().weight  # noqa: B018 — each time it is computed is one power iteration
     save_checkpoint(trainer.folder / "checkpoints", trainer.state, networks, optimizers, None, keep=1)
     trainer.close()
 
@@ -300,9 +300,10 @@ def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tin
     would still tell them apart, so the weights are held still and the vectors of spectral norm, which iterate once per
     forward pass, begin converged: D's step comes between the halves of the one process's step for G, and between the
     forward passes of the two. What is left is rounding, 1e-6 of a gradient's norm, and now and then a unit of the
-    frozen features that rounding puts on the other side of its kink, which was seen to change it by 1e-3.
+    frozen features that rounding puts on the other side of its kink, which was seen to change it by 1e-3 in plain
+    arithmetic; the fast forms round more often, so they are off.
     """
-    held = {"learning_rate": 1e-12, "max_steps": 2}
+    held = {"learning_rate": 1e-12, "max_steps": 2, "fast": False}
     for name, accumulate in (("one", 2), ("two", 1)):
         start_held(tiny(name, accumulate=accumulate, **held))
     one = train(tiny("one", accumulate=2, **held), resume=True)
