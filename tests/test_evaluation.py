@@ -105,7 +105,8 @@ def test_figures_of_copies_say_that_they_are_copies(generator, faces, cache, tmp
     found = evaluation.evaluate(generator, stolen, ["efficientnet-lite0"], cache_dir=tmp_path, folder=tmp_path)
     figures = found.results[0]
     assert (figures.near_share, figures.distance_ratio) == (1, 0)
-    assert figures.nearest_generated == (0,) * 5 and min(figures.nearest_training) > 0
+    # The two sides go through the network in batches of different sizes, which round differently.
+    assert max(figures.nearest_generated) < 1e-4 * min(figures.nearest_training)
     assert sorted(row.training[0] for row in found.alike) == sorted(row.seed for row in found.alike)
 
 
