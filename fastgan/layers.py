@@ -85,7 +85,7 @@ class NoiseInjection(nn.Module):
         """x: [B, C, H, W]; noise: [B, 1, H, W], standard normal, drawn here when not given."""
         if noise is None:
             noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-        return x + self.weight * noise
+        return x + (self.weight * noise).to(x.dtype)  # or single precision would spread through a half-precision map
 
 
 class SkipLayerExcitation(nn.Module):
