@@ -19,6 +19,7 @@ from common import REPEATS, Clock, Work, main
 def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     """A loaded generator and the seeds it draws."""
     from fastgan.config import ModelConfig, parse_size
+    from fastgan.folding import folded
     from fastgan.hub import from_pretrained, save_model
     from fastgan.models import Generator
     from fastgan.sampling import sample, seeded_inputs, to_uint8
@@ -26,6 +27,7 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     if unknown:
         raise SystemExit(f"unknown flags: {' '.join(unknown)}")
     device = torch.device(options.device)
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
     with tempfile.TemporaryDirectory() as folder:
         if not options.model:
             height, width = parse_size(options.size)
@@ -33,26 +35,25 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
             config = ModelConfig(height, width, options.channels, options.z_dim, options.ngf)
             save_model(Generator(config), Path(folder))
         start = time.perf_counter()
-        generator = from_pretrained(options.model or folder, device=device)
+        generator = from_pretrained(options.model or folder, device=device, dtype=dtype)
         next(sample(generator, [0]))
         first = time.perf_counter() - start
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
     seeds = range(options.batch_size)
 
     def run() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            for _ in sample(generator, seeds, batch_size=options.batch_size):
-                pass
+        for _ in sample(generator, seeds, batch_size=options.batch_size):
+            pass
 
     def parts() -> dict[str, float]:
         clock = Clock(device)
-        step = 1 if device.type == "cpu" else options.batch_size
-        with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        step = 1 if device.type == "cpu" and dtype == torch.float32 else options.batch_size
+        network = folded(generator)
+        with torch.inference_mode():
             for start in [*range(0, len(seeds), step)] * REPEATS:
                 with clock.part("latents and noise"):
                     z, noise = seeded_inputs(generator, seeds[start : start + step])
                 with clock.part("network"):
-                    images = generator(z.to(device), noise=[maps.to(device) for maps in noise]).full
+                    images = network(z.to(device, dtype), noise=[maps.to(device, dtype) for maps in noise]).full
                 with clock.part("to bytes"):
                     to_uint8(images).cpu()
         return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
@@ -60,7 +61,7 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     def counted() -> None:
         z, noise = seeded_inputs(generator, seeds)
         with torch.no_grad():
-            generator(z.to(device), noise=[maps.to(device) for maps in noise])
+            generator(z.to(device, dtype), noise=[maps.to(device, dtype) for maps in noise])
 
     config = generator.config
     what = f"sampling, {config.width}x{config.height}, ngf {config.ngf}, batch {options.batch_size}"
@@ -78,7 +79,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--z-dim", type=int, default=256, help="length of the latent [256]")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures asked for at a time [8]")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
-    parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="autocast to it [no]")
+    parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="what it computes in [no]")
     return parser
 
 

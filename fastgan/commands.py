@@ -8,6 +8,8 @@ from pathlib import Path
 from fastgan.errors import UserError
 
 GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+PRECISION = "bf16 or fp16: quicker, a shade off in places; auto: what is quicker here [fp32]"
 MOST_MIXES = 2500  # pictures of one mixing grid
 EVALUATE = """\
 Figures under several networks: --network efficientnet-lite1,efficientnet-lite2. A network that taught the model
@@ -23,6 +25,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands."""
     draw = commands.add_parser("sample", help="pictures for seeds, as a grid or as files")
     add_model(draw)
+    add_precision(draw)
     draw.add_argument("--seeds", default="0-15", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]")
     draw.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
     draw.add_argument("--grid", type=Path, metavar="FILE.png", help="one picture with all of them")
@@ -54,6 +57,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     film = commands.add_parser("interpolate", help="a film that walks from seed to seed: MP4, GIF or WebP")
     add_model(film)
+    add_precision(film)
     film.add_argument("--seeds", default="0-3", help="where the walk passes, in this order, like 3,7,1 [0-3]")
     film.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .mp4, .gif or .webp")
     film.add_argument("--frames", type=int, default=60, help="from one seed to the next [60]")
@@ -69,6 +73,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     mixed = commands.add_parser("mix", help="a grid of every content with every style")
     add_model(mixed)
+    add_precision(mixed)
     mixed.add_argument("--content", default="0-3", help="seeds, one per row: the main path [0-3]")
     mixed.add_argument("--style", default="4-9", help="seeds, one per column: what drives the gates [4-9]")
     mixed.add_argument("--out", type=Path, required=True, metavar="FILE.png")
@@ -130,7 +135,6 @@ def evaluate_command(options: argparse.Namespace) -> None:
     from fastgan import evaluation
     from fastgan.config import TrainConfig
     from fastgan.data import load_pictures
-    from fastgan.hub import from_pretrained
 
     local = os.path.isdir(options.model)
     trained = evaluation.training_settings(options.model, options.revision)
@@ -142,7 +146,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     networks = [name.strip() for part in options.network or [evaluation.DEFAULT_NETWORK] for name in part.split(",")]
     # Pictures are prepared as they were for training; of another dataset, only the shape is known.
     same = trained if trained and dataset == trained.dataset else TrainConfig(dataset=dataset)
-    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    generator = load(options)
     config = generator.config
     cache = options.cache_dir or same.cache_dir
     pictures = load_pictures(
@@ -180,7 +184,6 @@ def interpolate_command(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fastgan import sampling
-    from fastgan.hub import from_pretrained
     from fastgan.video import WRITERS, write_video
 
     if options.out.suffix.lower() not in WRITERS:
@@ -188,7 +191,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
     seeds = sampling.parse_seeds(options.seeds)
     steps = sampling.walk(len(seeds), options.frames, not options.even, options.loop)
     psi = _psi(options.psi)
-    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    generator = load(options)
     strength = _strengths(options.gates, options.strength, generator.config.gates)
     z, noise = sampling.seeded_inputs(generator, seeds)
     held = options.hold_style
@@ -205,7 +208,7 @@ def mix_command(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fastgan import sampling
-    from fastgan.hub import from_pretrained, write_file
+    from fastgan.hub import write_file
 
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name that ends in .png")
@@ -213,7 +216,7 @@ def mix_command(options: argparse.Namespace) -> None:
     if len(contents) * len(styles) > MOST_MIXES:
         raise UserError(f"mix: {len(contents)} contents × {len(styles)} styles are more than {MOST_MIXES:,} pictures")
     psi = _psi(options.psi)
-    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    generator = load(options)
     strength = _strengths(options.gates, options.strength, generator.config.gates)
     z, noise = sampling.seeded_inputs(generator, contents)
     style_z = psi * sampling.seeded_inputs(generator, styles)[0]
@@ -234,12 +237,11 @@ def mix_command(options: argparse.Namespace) -> None:
 def export_command(options: argparse.Namespace) -> None:
     """`fastgan export`: write model.onnx and model_fp16.onnx, checked against PyTorch's pictures."""
     from fastgan.export import export_onnx
-    from fastgan.hub import from_pretrained
 
     folder = options.out or (Path(options.model) if os.path.isdir(options.model) else None)
     if folder is None:
         raise UserError(f"export {options.model}: say where to: --out FOLDER")
-    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    generator = load(options)
     for file in export_onnx(generator, folder, name=_name(options.model)):
         print(
             f"{file.path}: {file.size / 1e6:.1f} MB; onnxruntime's pictures differ from PyTorch's "
@@ -295,7 +297,7 @@ def project_command(options: argparse.Namespace) -> None:
     """`fastgan project`: search for a picture, and write what came nearest with what it takes to draw it again."""
     from tqdm import tqdm
 
-    from fastgan.hub import from_pretrained, save_tensors, write_file
+    from fastgan.hub import save_tensors, write_file
     from fastgan.projection import encode_latent, open_picture, project
     from fastgan.sampling import png_info, to_pil
 
@@ -304,7 +306,7 @@ def project_command(options: argparse.Namespace) -> None:
     if not options.picture.is_file():
         raise UserError(f"{options.picture}: no such file")
     picture = open_picture(options.picture, str(options.picture))
-    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    generator = load(options)
     search = project(
         generator,
         picture,
@@ -346,11 +348,30 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add what says how exactly pictures are computed."""
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=PRECISION)
+
+
+def load(options: argparse.Namespace):
+    """The generator that the flags name, where and in the precision they say."""
+    import torch
+
+    from fastgan.fast import best_precision
+    from fastgan.hub import from_pretrained
+
+    where, precision = device(options.device), getattr(options, "precision", "fp32")
+    if precision == "auto":
+        precision = "bf16" if best_precision(where) == "bf16" else "fp32"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return from_pretrained(options.model, revision=options.revision, device=where, dtype=dtype)
+
+
 def sample_command(options: argparse.Namespace) -> None:
     """`fastgan sample`: write a grid, or one PNG per seed with what it takes to draw it again."""
     from tqdm import tqdm
 
-    from fastgan.hub import from_pretrained, write_file
+    from fastgan.hub import write_file
     from fastgan.sampling import grid, parse_seeds, png_info, sample, to_pil
 
     if not options.grid and not options.out:
@@ -360,7 +381,7 @@ def sample_command(options: argparse.Namespace) -> None:
     if options.grid and options.grid.suffix.lower() != ".png":
         raise UserError(f"--grid {options.grid}: expected a name that ends in .png")
     seeds = parse_seeds(options.seeds)
-    generator = from_pretrained(options.model, revision=options.revision, device=device(options.device))
+    generator = load(options)
     pictures = (picture for batch in sample(generator, seeds, options.psi) for picture in batch)
     model = _name(options.model)
 

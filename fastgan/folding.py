@@ -15,7 +15,7 @@ _made: WeakKeyDictionary[Generator, tuple[tuple, Generator]] = WeakKeyDictionary
 
 
 def folded(generator: Generator) -> Generator:
-    """The same pictures, up to rounding, with about half the work per picture.
+    """The same pictures, up to rounding, with about half the work per picture, in its own precision.
 
     The result is kept for the next call, as long as the generator lives and its tensors stay as they are. One that is
     in training mode, or any where :func:`fastgan.fast.use` has turned speed-ups off, is returned itself.
@@ -32,6 +32,9 @@ def folded(generator: Generator) -> Generator:
 @torch.no_grad()
 def _fold(generator: Generator) -> Generator:
     quick = copy.deepcopy(generator).requires_grad_(False)
+    device, dtype = next((parameter.device, parameter.dtype) for parameter in quick.parameters())
+    if dtype.itemsize < 4:
+        quick.float()  # only the result is rounded
     for parent in list(quick.modules()):
         for name, child in parent.named_children():
             if parametrize.is_parametrized(child, "weight"):
@@ -45,7 +48,8 @@ def _fold(generator: Generator) -> Generator:
         if not isinstance(block, FirstBlock):
             doubling = block.conv1 if isinstance(block, NoisyUpBlock) else block.conv
             doubling.register_buffer("kernel", fast.transposed_kernel(doubling.weight))
-    return quick
+    quick.to(dtype)
+    return quick.to(memory_format=torch.channels_last) if device.type in ("cpu", "cuda") else quick
 
 
 def _plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,13 @@ def test_same_seed_gives_the_same_picture_in_any_company(generator):
     for seed, picture in zip([8, 12, 5, 3, 11], pairs, strict=True):
         assert torch.equal(picture, alone[seed])
     assert not torch.equal(alone[3], alone[5])
+
+
+def test_in_half_precision_pictures_are_a_shade_off_at_most(generator):
+    half = copy.deepcopy(generator).to(torch.bfloat16)
+    exact, quick = (torch.cat(list(sample(network, range(6)))).int() for network in (generator, half))
+    assert next(half.parameters()).dtype == torch.bfloat16
+    assert 0 < (exact - quick).abs().float().mean() < 1 and (exact - quick).abs().max() <= 8
 
 
 def test_noise_follows_the_seed_too(generator):
