@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgan.app.cards import read_card, read_settings
-from fastgan.app.common import QUICK, Page, endpoint
+from fastgan.app.common import QUICK, Page, endpoint, show_gallery
 from fastgan.app.keys import read_keys
 from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve
@@ -128,17 +128,7 @@ def about_tab(page: Page, picked: gr.Number) -> None:
                 interactive=False,
                 visible=False,
             )
-            grids = gr.Gallery(
-                label="Sheets from the repository",
-                show_label=False,
-                format="png",
-                height="auto",
-                columns=1,
-                object_fit="contain",
-                buttons=["download", "fullscreen"],
-                interactive=False,
-                elem_id="grids",
-            )
+            grids = show_gallery("Sheets from the repository", columns=1, elem_id="grids")
     with gr.Accordion("Figures", open=False):
         figures = gr.Dataframe(headers=["Figure", "Value", "Dataset"], label="Figures", interactive=False)
     with gr.Accordion("Settings", open=False):

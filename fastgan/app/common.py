@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -59,6 +59,19 @@ class Page:
             if picture is None:
                 return
             yield picture
+
+
+def show_gallery(label: str, **options: Any) -> gr.Gallery:
+    """A gallery of PNGs as wide as its place, without a label of its own; `label` is what screen readers say."""
+    shared = {"format": "png", "height": "auto", "object_fit": "contain", "interactive": False, "show_label": False}
+    return gr.Gallery(label=label, buttons=["download", "fullscreen"], **shared, **options)
+
+
+def show_picture(label: str, buttons: Sequence[str] = ("download", "fullscreen"), **options: Any) -> gr.Image:
+    """One PNG that the page shows; `label` is also what screen readers say, whether it is shown or not."""
+    shared = {"type": "filepath", "format": "png", "interactive": False}
+    options = {"alt_text": label, "show_label": False, **options}
+    return gr.Image(label=label, buttons=list(buttons), **shared, **options)
 
 
 def upload_button(label: str, **options: Any) -> gr.UploadButton:

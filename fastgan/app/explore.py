@@ -9,7 +9,7 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from fastgan.app.common import QUICK, Page, check_pixels, endpoint, upload_button
+from fastgan.app.common import QUICK, Page, check_pixels, endpoint, show_gallery, show_picture, upload_button
 from fastgan.app.keys import Keys, read_keys
 from fastgan.app.pictures import name_of, serve, serve_png
 from fastgan.errors import UserError
@@ -126,17 +126,7 @@ def explore_tab(page: Page) -> ExploreTab:
 
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            picture = gr.Image(
-                label="The picture, moved",
-                show_label=False,
-                alt_text="The picture, moved",
-                type="filepath",
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="explored",
-                elem_classes="shown",
-            )
+            picture = show_picture("The picture, moved", elem_id="explored", elem_classes="shown")
         with gr.Column(scale=3, min_width=280):
             start = page.linked("start", gr.Textbox("0", label="Start at seed", max_lines=1))
             sliders = []
@@ -182,17 +172,7 @@ def explore_tab(page: Page) -> ExploreTab:
         )
         reach = page.linked("reach", gr.Slider(0, REACH, 6, step=0.5, label="How far to either side", min_width=160))
         count = page.linked("steps", gr.Slider(3, MAX_STRIP, 7, step=2, precision=0, label="Pictures", min_width=160))
-    strip = gr.Gallery(
-        label="Strip",
-        show_label=False,
-        format="png",
-        height="auto",
-        object_fit="contain",
-        buttons=["download", "fullscreen"],
-        interactive=False,
-        elem_id="strip",
-        elem_classes="pictures",
-    )
+    strip = show_gallery("Strip", elem_id="strip", elem_classes="pictures")
 
     moving = {
         "fn": explore,

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import gradio as gr
 import torch
 
-from fastgan.app.common import GATES, LONG, Page, check_pixels, endpoint
+from fastgan.app.common import GATES, LONG, Page, check_pixels, endpoint, show_picture
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_film, serve_png
 from fastgan.errors import UserError
@@ -119,17 +119,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
                 stop = gr.Button("Stop", variant="stop", min_width=80, elem_id="stop-interpolate")
         with gr.Column(scale=3, min_width=280):
             told = gr.Markdown("", elem_id="film-told")
-            frame = gr.Image(
-                label="The newest frame",
-                show_label=False,
-                alt_text="The newest frame",
-                type="filepath",
-                format="png",
-                interactive=False,
-                buttons=[],
-                elem_id="frame",
-                elem_classes="shown",
-            )
+            frame = show_picture("The newest frame", buttons=(), elem_id="frame", elem_classes="shown")
             film = gr.Video(
                 label="Film",
                 show_label=False,

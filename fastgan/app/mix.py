@@ -8,7 +8,7 @@ import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastgan.app.common import GATES, QUICK, Page, check_pixels, endpoint
+from fastgan.app.common import GATES, QUICK, Page, check_pixels, endpoint, show_picture
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_png
 from fastgan.app.project import projection_panel
@@ -121,16 +121,7 @@ def mix_tab(page: Page) -> MixTab:
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
             gr.Markdown("Styles on top, contents on the left. Click a cell to look at that pair.")
-            sheet = gr.Image(
-                label="Every content with every style",
-                show_label=False,
-                alt_text="Mixing grid: styles on top, contents on the left",
-                type="filepath",
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="mixes",
-            )
+            sheet = show_picture("Mixing grid: styles on top, contents on the left", elem_id="mixes")
         with gr.Column(scale=2, min_width=280):
             gr.Markdown("One pair, from content to style.")
             with gr.Row():
@@ -140,17 +131,7 @@ def mix_tab(page: Page) -> MixTab:
                 "amount",
                 gr.Slider(0, 1, 0.5, step=0.02, label="Strength", info="0 is content, 1 is style", elem_id="amount"),
             )
-            pair = gr.Image(
-                label="The pair",
-                show_label=False,
-                alt_text="The content with the style",
-                type="filepath",
-                format="png",
-                interactive=False,
-                buttons=["download", "fullscreen"],
-                elem_id="pair",
-                elem_classes="shown",
-            )
+            pair = show_picture("The content with the style", elem_id="pair", elem_classes="shown")
 
     mixing = {
         "fn": mix,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from fastgan.app.common import LONG, Page, endpoint, upload_button
+from fastgan.app.common import LONG, Page, endpoint, show_picture, upload_button
 from fastgan.app.pictures import name_of, serve_png
 from fastgan.errors import UserError
 from fastgan.projection import encode_latent, open_picture
@@ -79,15 +79,9 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
         stop = gr.Button("Stop", variant="stop", min_width=80, elem_id="stop-project")
     told = gr.Markdown("", elem_id="project-told")
     with gr.Row():
-        shown = {"type": "filepath", "format": "png", "interactive": False, "elem_classes": "shown"}
-        wanted = gr.Image(label="Your picture", alt_text="Your picture", buttons=[], elem_id="wanted", **shown)
-        drawn = gr.Image(
-            label="What the model draws",
-            alt_text="What the model draws",
-            buttons=["download"],
-            elem_id="projected",
-            **shown,
-        )
+        shown = {"show_label": True, "elem_classes": "shown"}
+        wanted = show_picture("Your picture", buttons=(), elem_id="wanted", **shown)
+        drawn = show_picture("What the model draws", buttons=("download",), elem_id="projected", **shown)
     code = gr.Textbox(
         "", label="Its code", info="stands for it wherever a seed may be typed", max_lines=1, elem_id="code"
     )
