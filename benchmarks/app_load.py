@@ -14,7 +14,6 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["HF_HUB_DISABLE_XET"] = "1"  # the local Hub speaks plain HTTP only, and this is read at import
@@ -23,8 +22,7 @@ import httpx  # noqa: E402
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 
-from tests.app_server import app_running, make_model, push  # noqa: E402
-from tests.hub_server.server import HubServer  # noqa: E402
+from tests.app_server import demo_running  # noqa: E402
 
 WARM_UP = 1 / 3  # share of the time after which memory should grow no more
 MIX = (("sample", 12), ("mix_pair", 4), ("explore", 3), ("interpolate", 1))  # what is asked for, how often
@@ -113,14 +111,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="pixels [256]")
     parser.add_argument("--ngf", type=int, default=64, help="width of the network [64]")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder, HubServer(Path(folder, "hub")) as hub:
-        make_model(Path(folder, "model"), options.size, options.ngf)
-        repo = push(hub, Path(folder, "model"), "fastgan-load")
-        log = Path(folder, "log")
-        with app_running(repo, env=hub.env(Path(folder, "cache"), token=""), log=log) as address:
-            [server] = [p for p in psutil.Process().children() if "app.py" in " ".join(p.cmdline())]
-            asyncio.run(measure(address, repo, options.clients, options.seconds, server))
-        for line in log.read_text().splitlines():
+    with demo_running(size=options.size, ngf=options.ngf) as demo:
+        [server] = [p for p in psutil.Process().children() if "app.py" in " ".join(p.cmdline())]
+        asyncio.run(measure(demo.address, demo.repo, options.clients, options.seconds, server))
+        for line in demo.log.read_text().splitlines():
             if "Traceback" in line or "Error" in line:
                 print(line)
 

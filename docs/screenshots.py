@@ -8,15 +8,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ["HF_HUB_DISABLE_XET"] = "1"  # the local Hub speaks plain HTTP only, and this is read at import
 
 from playwright.sync_api import Page, sync_playwright  # noqa: E402
 
-from tests.app_server import CHROMIUM, FLAGS, app_running, push  # noqa: E402
-from tests.hub_server.server import HubServer  # noqa: E402
+from tests.app_server import CHROMIUM, FLAGS, demo_running  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 READY = {  # what has to be true before a tab is worth a picture
@@ -51,25 +49,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/app"), help="[docs/app]")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder, HubServer(Path(folder, "hub")) as hub:
-        repo = push(hub, options.run, "fastgan-demo", ignore=["checkpoint*", "checkpoints/*"])
-        env = hub.env(Path(folder, "cache"), token="")
-        with app_running(repo, env=env, log=Path(folder, "log")) as address, sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            for name, viewport, theme in (
-                ("desktop", DESKTOP, "light"),
-                ("dark", DESKTOP, "dark"),
-                ("phone", PHONE, "light"),
-                ("phone-dark", PHONE, "dark"),
-            ):
-                scale = 2 if viewport is PHONE else 1
-                context = browser.new_context(viewport=viewport, color_scheme=theme, device_scale_factor=scale)
-                context.set_default_timeout(300_000)
-                for tab in READY:
-                    page = context.new_page()
-                    shoot(page, address, tab, options.out / f"{tab}-{name}.png")
-                    page.close()
-            browser.close()
+    with demo_running(options.run) as demo, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        for name, viewport, theme in (
+            ("desktop", DESKTOP, "light"),
+            ("dark", DESKTOP, "dark"),
+            ("phone", PHONE, "light"),
+            ("phone-dark", PHONE, "dark"),
+        ):
+            scale = 2 if viewport is PHONE else 1
+            context = browser.new_context(viewport=viewport, color_scheme=theme, device_scale_factor=scale)
+            context.set_default_timeout(300_000)
+            for tab in READY:
+                page = context.new_page()
+                shoot(page, demo.address, tab, options.out / f"{tab}-{name}.png")
+                page.close()
+        browser.close()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import HfApi
@@ -16,6 +19,7 @@ from fastgan.config import ModelConfig
 from fastgan.ema import reestimate_batch_norm
 from fastgan.hub import save_model
 from fastgan.models import Generator
+from tests.hub_server.server import HubServer
 
 ROOT = Path(__file__).parent.parent
 STARTS_WITHIN = 120  # seconds
@@ -77,3 +81,23 @@ def app_running(*arguments: str, env: dict[str, str], log: Path):
     finally:
         process.terminate()
         process.wait(20)
+
+
+class Demo(NamedTuple):
+    """A page that is there to be measured or pictured."""
+
+    address: str
+    repo: str
+    log: Path
+
+
+@contextmanager
+def demo_running(model: Path | None = None, size: int = 256, ngf: int = 64) -> Iterator[Demo]:
+    """A Hub and the app on this machine, with the model of a folder, or with one of random weights."""
+    with TemporaryDirectory() as temporary, HubServer(Path(temporary, "hub")) as hub:
+        folder, log = Path(temporary), Path(temporary, "log")
+        if model is None:
+            make_model(model := folder / "model", size, ngf)
+        repo = push(hub, model, "fastgan-demo", ignore=["checkpoint*", "checkpoints/*"])
+        with app_running(repo, env=hub.env(folder / "cache", token=""), log=log) as address:
+            yield Demo(address, repo, log)
