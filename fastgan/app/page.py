@@ -11,6 +11,7 @@ from fastgan.app.explore import explore_tab
 from fastgan.app.interpolate import interpolate_tab
 from fastgan.app.mix import mix_tab
 from fastgan.app.models import ModelCache
+from fastgan.app.pictures import SERVED
 from fastgan.app.sample import sample_tab
 from fastgan.errors import UserError
 from fastgan.hub import from_pretrained
@@ -226,6 +227,7 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
             api_visibility="private",
         )
         copy.click(None, [model, commit], js=COPY_LINK, api_visibility="private")
+    demo.temp_file_sets.append(SERVED)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
     return demo
 

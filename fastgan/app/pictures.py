@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
@@ -18,10 +18,21 @@ from fastgan.sampling import png_info
 from fastgan.video import write_video
 
 
+class Files(set[str]):
+    """Paths that Gradio's clean-up goes through while other threads add to them."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().__iter__()))
+
+
+SERVED = Files()  # Gradio itself forgets the files of components that a visitor's page has changed
+
+
 def serve(data: bytes, name: str) -> str:
     """Path of a file with this content and name, in the folder that Gradio serves and cleans up."""
     folder = Path(get_upload_folder()) / hashlib.sha256(data).hexdigest()
     path = folder / name
+    SERVED.add(str(path))
     if path.exists():
         os.utime(path)  # it is in use again, so the clean-up should wait
         return str(path)
