@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import re
@@ -180,6 +181,51 @@ def test_pictures_are_there_when_the_page_opens_and_are_those_of_the_python_api(
     assert all(np.array_equal(a, b) for a, b in zip(shown(page), expected, strict=True))
     assert not np.array_equal(expected[0], expected[1])
     assert repo in page.locator("#about-model").inner_text()
+
+
+def fetch(address: str, **headers: str):
+    return urllib.request.urlopen(urllib.request.Request(address, headers=headers))
+
+
+def test_the_first_pictures_come_with_the_page_itself(app):
+    page = fetch(app).read()
+    assert page.count(b'<img alt="" src="data:image/webp;base64,') == 16
+    assert page.index(b'id="first-look"') < page.index(b"<gradio-app")
+    with fetch(app, **{"Accept-Encoding": "gzip"}) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(answer.read()) == page
+    for other in ("?seed=4", "?tab=mix", "config"):
+        assert b"first-look" not in fetch(f"{app}/{other}").read()
+
+
+def test_the_first_look_is_seen_without_a_script_and_goes_when_the_gallery_is_there(app, page):
+    late, drawings = [], []
+    page.route("**/assets/index-*.js", lambda route: late.append(route))
+    page.on("request", lambda request: drawings.append(request) if "queue/join" in request.url else None)
+    page.goto(app, wait_until="commit")
+    page.wait_for_function("() => document.querySelectorAll('#first-look img')[15]?.naturalWidth === 64")
+    page.wait_for_timeout(200)
+    assert page.locator("#pictures").count() == 0
+    for route in late:
+        route.continue_()
+    count_of(page, "#pictures .thumbnail-item img", 16)
+    page.wait_for_selector("#first-look", state="detached")
+    page.wait_for_function("() => window.fastganDrawn")
+    assert len(drawings) == 1  # the model was described, and nothing drawn
+
+
+def test_who_acts_before_the_pictures_are_there_gets_the_page(app, page):
+    late = []
+    page.route("**/gradio_api/run/predict", lambda route: late.append(route))
+    page.goto(app)
+    page.wait_for_selector("#pictures")
+    assert page.locator("#first-look").count() == 1
+    page.keyboard.press("Tab")
+    page.wait_for_selector("#first-look", state="detached")
+    assert page.locator("#pictures img").count() == 0
+    for route in late:
+        route.continue_()
+    count_of(page, "#pictures .thumbnail-item img", 16)
 
 
 def test_each_picture_carries_how_to_draw_it_again(app, page, repo):

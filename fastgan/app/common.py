@@ -16,6 +16,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio_client.utils import is_http_url_like
 
+from fastgan.app.first import First
 from fastgan.app.models import Found, ModelCache
 from fastgan.errors import UserError
 from fastgan.models import GATE_LEVELS
@@ -37,6 +38,7 @@ class Page:
     """What tabs build on: the models, the controls above all tabs, and what the address holds."""
 
     models: ModelCache
+    first: First
     model: gr.Dropdown
     psi: gr.Slider
     link: dict[str, Component] = field(default_factory=dict)

@@ -4,15 +4,17 @@ import os
 from collections.abc import Callable, Sequence
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from fastgan.app.about import about_tab
 from fastgan.app.common import QUICK, Page, click_when_there, endpoint, read_address, write_address
 from fastgan.app.explore import explore_tab
+from fastgan.app.first import COUNT, MAX_PIXELS, PSI, SEED, First, FirstLook
 from fastgan.app.interpolate import interpolate_tab
 from fastgan.app.mix import mix_tab
 from fastgan.app.models import ModelCache
 from fastgan.app.pictures import SERVED
-from fastgan.app.sample import sample_tab
+from fastgan.app.sample import sample_tab, seed_pictures
 from fastgan.errors import UserError
 from fastgan.hub import from_pretrained
 from fastgan.models import Generator
@@ -54,7 +56,7 @@ def build_demo(
         models: what the model box offers, the first one to begin with: Hub ids, "user/name@revision", run folders.
         allow_local: visitors may type folders too. For one's own machine only.
     """
-    return _build(ModelCache(load, models, allow_local), list(models))
+    return _build(ModelCache(load, models, allow_local), list(models), First(models[0] if models else ""))
 
 
 def launch(
@@ -80,15 +82,19 @@ def launch(
         UserError: the model can't be opened, the port is taken, or the package `mcp` is missing.
     """
     offered = [name for name in (model, *models) if name]
-    cache = ModelCache(given=offered, allow_local=allow_local)
-    if model:
-        cache.get(model)  # so that a wrong name is said here, and the first picture comes at once
+    cache, first = ModelCache(given=offered, allow_local=allow_local), First()
+    if offered:
+        found = cache.get(offered[0])  # so that a wrong name is said here
+        first = First(found.where)
+        config = found.generator.config
+        if COUNT * config.height * config.width <= MAX_PIXELS:
+            first.keep(found, list(seed_pictures(found, range(SEED, SEED + COUNT), PSI)))
     if mcp:
         try:
             import mcp as _  # noqa: F401
         except ImportError:
             raise UserError("--mcp needs the package mcp: pip install 'gradio[mcp]'") from None
-    demo = _build(cache, offered)
+    demo = _build(cache, offered, first)
     try:
         demo.launch(
             server_name=host,
@@ -101,6 +107,7 @@ def launch(
             footer_links=["api", "settings"],
             state_session_capacity=MAX_SESSIONS,
             run_history=False,
+            app_kwargs={"middleware": [Middleware(FirstLook, first)]},
         )
     except OSError as error:
         raise UserError(f"--port {port or 'from 7860'}: {error}") from None
@@ -115,7 +122,7 @@ def add_seed(tab: str, replace: bool) -> str:
     }}"""
 
 
-def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
+def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=KEPT) as demo:
         with gr.Row():
             model = gr.Dropdown(
@@ -131,7 +138,7 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
             psi = gr.Slider(
                 0,
                 2,
-                1,
+                PSI,
                 step=0.05,
                 label="Truncation (psi)",
                 info="1 is off; lower is less varied with fewer accidents",
@@ -139,7 +146,7 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
                 min_width=200,
                 elem_id="psi",
             )
-        page = Page(cache, model, psi, {"model": model, "psi": psi})
+        page = Page(cache, first, model, psi, {"model": model, "psi": psi})
         with gr.Row():
             about_model = gr.Markdown(HINT, elem_id="about-model")
             copy = gr.Button("Copy link", size="sm", min_width=110, scale=0, elem_id="copy-link")
@@ -147,6 +154,7 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
             sign_in = gr.LoginButton("Sign in for your private models", size="sm")
             sign_in.click(None, js=KEEP_WHOLE_QUERY, api_visibility="private")
         commit = gr.Textbox(visible="hidden", elem_id="commit")
+        filled = gr.Checkbox(visible="hidden", label="The gallery holds what the page begins with")
         recent = gr.BrowserState([], storage_key="fastgan-recent-models", secret="not a secret")
         tab = page.linked("tab", gr.Textbox("sample", visible="hidden", elem_id="tab"))
 
@@ -163,36 +171,45 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
                 about_tab(page, sampled.picked)
 
         @endpoint
-        def describe(model: str, recent: list[str], token: gr.OAuthToken | None = None):
+        def describe(model: str, recent: list[str], filled: bool, token: gr.OAuthToken | None = None):
             if not model:
-                return HINT, "", gr.skip(), gr.skip()
+                return HINT, "", gr.skip(), gr.skip(), False
             found = page.open(model, token)
             config = found.generator.config
             where = f" at `{found.revision[:10]}`" if found.revision else ""
             recent = [found.where, *(name for name in recent if name != found.where)][:RECENT]
+            holds = filled and first.holds(found)
             choices = [*offered, *(name for name in recent if name not in offered)]
             text = f"**{found.name}**{where}: {config.width} × {config.height} pixels, latent of {config.z_dim}"
-            return text, found.revision, recent, gr.Dropdown(choices=choices, value=found.where)
+            return text, found.revision, recent, gr.Dropdown(choices=choices, value=found.where), holds
 
         def restore(request: gr.Request):
             values = read_address(page.link, request.query_params)
             chosen = values.get("tab", "sample")
-            return [gr.Tabs(selected=chosen), *(values.get(name, gr.skip()) for name in page.link)]
+            pictures = first.gallery if first.is_asked(request.query_params) else []
+            linked = (values.get(name, gr.skip()) for name in page.link)
+            return [pictures or gr.skip(), bool(pictures), gr.Tabs(selected=chosen), *linked]
 
         opened = {
             "fn": describe,
-            "inputs": [model, recent],
-            "outputs": [about_model, commit, recent, model],
+            "inputs": [model, recent, filled],
+            "outputs": [about_model, commit, recent, model, filled],
             "show_progress": "hidden",
             "api_visibility": "private",
             **QUICK,
         }
         then_draw = {"fn": None, "inputs": [tab, model, psi], "js": DRAW_HERE, "api_visibility": "private"}
+        then_open = {"fn": None, "inputs": [filled, model, psi], "js": OPENED, "api_visibility": "private"}
 
         demo.load(
-            restore, None, [tabs, *page.link.values()], queue=False, show_progress="hidden", api_visibility="private"
-        ).then(**opened).success(None, js=OPENED, api_visibility="private").success(**then_draw)
-        model.input(**opened).success(None, js=OPENED, api_visibility="private").success(**then_draw)
+            restore,
+            None,
+            [sampled.pictures, filled, tabs, *page.link.values()],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        ).then(**opened).success(**then_open).success(**then_draw)
+        model.input(**opened).success(**then_open).success(**then_draw)
         psi.release(**then_draw)
         shown = {
             "sample": on_sample,
@@ -233,13 +250,16 @@ def _build(cache: ModelCache, offered: list[str]) -> gr.Blocks:
 
 
 # Presses the tab's own button, once for each model and truncation: coming back to a tab finds it as it was. Until the
-# page has opened its model, tabs that show up draw nothing, or they would draw before the address has been read.
+# page has opened its model, tabs that show up draw nothing, or they would draw before the address has been read. The
+# pictures that a page begins with come without drawing.
 DRAW_HERE = f"""(tab, model, psi) => {{
     const drawn = window.fastganDrawn, wanted = model + " " + psi;
     if (!drawn || !model || drawn[tab] === wanted) return;
     drawn[tab] = wanted;{click_when_there("'draw-' + tab")}
 }}"""
-OPENED = "() => { window.fastganDrawn ??= {}; }"
+OPENED = """(filled, model, psi) => {
+    window.fastganDrawn ??= filled ? {sample: model + " " + psi} : {};
+}"""
 
 # The sign-in button appends the query to a target address unquoted, where only its first part would survive.
 KEEP_WHOLE_QUERY = """() => {

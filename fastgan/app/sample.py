@@ -2,24 +2,28 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import gradio as gr
+from torch import Tensor
 
-from fastgan.app.common import QUICK, Page, check_pixels, endpoint
+from fastgan.app.common import QUICK, Page, check_pixels, endpoint, show_gallery
+from fastgan.app.first import COUNT, PSI, SEED
+from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve_png, serve_zip
 from fastgan.sampling import sample as draw_seeds
 from fastgan.sampling import to_pil
 
 MAX_COUNT = 64
 MAX_DICE = 2**31 - 1
-FIRST_LOOK = 0.7  # seconds between looks at a gallery that is still growing
+LOOK = 0.7  # seconds between looks at a gallery that is still growing
 
 
 class SampleTab(NamedTuple):
     """What the page wires to other tabs."""
 
+    pictures: gr.Gallery
     picked: gr.Number
     to_interpolate: gr.Button
     to_content: gr.Button
@@ -47,15 +51,14 @@ def sample_tab(page: Page) -> SampleTab:
         """
         found = page.open(model, token)
         check_pixels(found, count)
-        seeds = range(seed, seed + count)
-        pictures, shown = [], -float("inf")
-        drawn = (image for batch in page.in_turn(draw_seeds(found.generator, seeds, psi)) for image in batch)
-        for number, image in zip(seeds, drawn, strict=True):
-            name = name_of(found, f"seed{number}")
-            pictures.append((serve_png(to_pil(image), found, name, seed=number, psi=psi), f"seed {number}"))
-            if time.monotonic() - shown > FIRST_LOOK or len(pictures) == count:
-                yield pictures
+        drawn, shown = [], -float("inf")
+        for picture in seed_pictures(found, range(seed, seed + count), psi, page.in_turn):
+            drawn.append(picture)
+            if time.monotonic() - shown > LOOK or len(drawn) == count:
+                yield drawn
                 shown = time.monotonic()
+        if (found.where, psi, seed, count) == (page.first.model, PSI, SEED, COUNT):
+            page.first.keep(found, drawn)
 
     @endpoint
     def sample_zip(model: str, psi: float, seed: int, count: int, token: gr.OAuthToken | None = None) -> str:
@@ -71,30 +74,22 @@ def sample_tab(page: Page) -> SampleTab:
             A ZIP with one PNG per seed, and a JSON file that says how they were drawn.
         """
         found = page.open(model, token)
-        *_, pictures = sample(model, psi, seed, count, token)
+        *_, drawn = sample(model, psi, seed, count, token)
         facts = {"model": found.name, "revision": found.revision, "seeds": [seed, seed + count - 1], "psi": psi}
         name = name_of(found, f"seeds{seed}-{seed + count - 1}")
-        return serve_zip([path for path, _ in pictures], name, {"how.json": json.dumps(facts, indent=2) + "\n"})
+        return serve_zip([path for path, _ in drawn], name, {"how.json": json.dumps(facts, indent=2) + "\n"})
 
     with gr.Row():
-        seed = page.linked("seed", gr.Number(0, label="First seed", precision=0, minimum=0, min_width=120))
-        count = page.linked("count", gr.Slider(1, MAX_COUNT, 16, step=1, precision=0, label="How many", min_width=160))
+        seed = page.linked("seed", gr.Number(SEED, label="First seed", precision=0, minimum=0, min_width=120))
+        many = gr.Slider(1, MAX_COUNT, COUNT, step=1, precision=0, label="How many", min_width=160)
+        count = page.linked("count", many)
     with gr.Row():
         draw = gr.Button("Draw", variant="primary", elem_id="draw-sample", min_width=100)
         dice = gr.Button("Roll the dice", min_width=100)
         pack = gr.Button("All as ZIP", min_width=100)
     packed = gr.DownloadButton("ZIP", visible="hidden", elem_id="sample-zip")
-    gallery = gr.Gallery(
-        label="Pictures",
-        show_label=False,
-        format="png",
-        height="auto",
-        object_fit="contain",
-        buttons=["download", "fullscreen"],
-        interactive=False,
-        elem_id="pictures",
-        elem_classes="pictures",
-    )
+    pictures = show_gallery("Pictures", elem_id="pictures", elem_classes="pictures")
+    pictures.keep_in_cache = page.first.files
     gr.Markdown("Click a picture to look closer, to keep it, or to take its seed along:")
     with gr.Row():
         picked = gr.Number(0, label="Chosen seed", precision=0, minimum=0, min_width=120, elem_id="picked")
@@ -110,7 +105,7 @@ def sample_tab(page: Page) -> SampleTab:
         [draw.click, seed.submit, count.release],
         sample,
         inputs,
-        gallery,
+        pictures,
         api_name="sample",
         show_progress="minimal",
         trigger_mode="always_last",
@@ -126,5 +121,25 @@ def sample_tab(page: Page) -> SampleTab:
     def pick(event: gr.SelectData) -> int:
         return int(event.value["caption"].removeprefix("seed "))
 
-    gallery.select(pick, None, picked, queue=False, show_progress="hidden", api_visibility="private")
-    return SampleTab(picked, to_interpolate, to_content, to_style, to_explore)
+    pictures.select(pick, None, picked, queue=False, show_progress="hidden", api_visibility="private")
+    return SampleTab(pictures, picked, to_interpolate, to_content, to_style, to_explore)
+
+
+def seed_pictures(
+    found: Found,
+    seeds: Sequence[int],
+    psi: float,
+    in_turn: Callable[[Iterator[Tensor]], Iterator[Tensor]] = iter,
+) -> Iterator[tuple[str, str]]:
+    """Draw seeds and give, as they are made, the file and the caption of each.
+
+    Args:
+        found: what draws.
+        seeds: which pictures.
+        psi: truncation.
+        in_turn: what the batches pass through as they are drawn.
+    """
+    drawn = (image for batch in in_turn(draw_seeds(found.generator, seeds, psi)) for image in batch)
+    for number, image in zip(seeds, drawn, strict=True):
+        name = name_of(found, f"seed{number}")
+        yield serve_png(to_pil(image), found, name, seed=number, psi=psi), f"seed {number}"
