@@ -11,18 +11,20 @@ import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 import torch
 from gradio_client import Client, handle_file
-from PIL import Image
+from huggingface_hub import HfApi
+from PIL import Image, ImageSequence
 
 import fastgan
 from fastgan.evaluation import save_features
 from fastgan.metrics import extract, feature_network
 from fastgan.projection import decode_latent
-from fastgan.sampling import draw, grid, mix_grid, sample, seeded_inputs, to_pil
+from fastgan.sampling import draw, grid, interpolate, mix_grid, sample, seeded_inputs, to_pil, walk
 from tests.app_server import CHROMIUM, FLAGS, ROOT, app_running, make_model, push
 from tests.hub_server.server import HubServer
 from tests.sign_in import SignIn
@@ -89,9 +91,17 @@ def repo(hub, home, generator):
 
 
 @pytest.fixture(scope="module")
-def app(hub, home, repo):
+def other(hub, home):
+    """A second model, and how it draws."""
+    generator = make_model(home / "other", seed=1)
+    return push(hub, home / "other", "fastgan-other"), generator
+
+
+@pytest.fixture(scope="module")
+def app(hub, home, repo, other):
     """Address of the page."""
-    with app_running(repo, "--mcp", env=hub.env(home / "cache", token=""), log=home / "app.log") as address:
+    arguments = (repo, "--models", other[0], "--mcp")
+    with app_running(*arguments, env=hub.env(home / "cache", token=""), log=home / "app.log") as address:
         yield address
 
 
@@ -262,14 +272,79 @@ def test_all_pictures_come_as_a_zip(app, page, generator):
     assert json.loads(archive.read("how.json"))["seeds"] == [7, 8]
 
 
-def test_a_clicked_picture_goes_to_the_other_tabs(app, page):
-    open_page(page, app)
+def test_a_clicked_picture_goes_to_the_other_tabs(app, page, generator):
+    open_page(page, f"{app}?between=2")
     page.locator("#pictures .thumbnail-item").nth(5).click()
     page.wait_for_function("() => document.querySelector('#picked input').value === '5'")
-    page.get_by_role("button", name="Mix as style").click()
-    page.wait_for_function("() => location.search.includes('tab=mix')")
-    assert page.get_by_label("Style seeds, across").input_value() == "4-7,5"
-    page.wait_for_selector("#mixes img")
+    for button, tab, field, value, picture in (
+        ("Mix as style", "mix", "Styles, across", "4-7,5", "#mixes img"),
+        ("Mix as content", "mix", "Contents, down", "0-3,5", "#mixes img"),
+        ("Interpolate", "interpolate", "Key seeds, in this order", "0-3,5", "#film video"),
+        ("Explore", "explore", "Start at seed", "5", "#explored img"),
+    ):
+        page.get_by_role("tab", name="Sample").click()
+        page.get_by_role("button", name=button, exact=True).first.click()
+        page.wait_for_function("tab => location.search.includes(`tab=${tab}`)", arg=tab)
+        assert page.get_by_label(field).input_value() == value
+        page.wait_for_selector(picture)
+    assert np.array_equal(picture_at(page, "#explored img"), np.asarray(generator.sample([5])[0]))
+
+
+def tab_to(page, control) -> None:
+    """Press Tab until the control has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if control.evaluate("control => control === document.activeElement"):
+            return
+    raise AssertionError(f"{control} is not reached")
+
+
+def test_the_page_is_used_with_the_keyboard_alone(app, page):
+    open_page(page, app)
+    tab_to(page, page.get_by_role("tab", name="Sample"))
+    tab_to(page, page.get_by_label("First seed"))
+    page.keyboard.press("Control+A")
+    page.keyboard.type("30")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#pictures img[alt='seed 45']")
+    tab_to(page, page.get_by_label("number input for How many"))
+    page.keyboard.press("Control+A")
+    page.keyboard.type("2")
+    tab_to(page, page.locator("#draw-sample"))
+    page.keyboard.press("Enter")
+    count_of(page, "#pictures .thumbnail-item img", 2)
+    tab_to(page, page.locator("#pictures .thumbnail-item").first)
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('#picked input').value === '30'")
+
+
+def offered(page) -> list[str]:
+    """What the model box offers."""
+    page.locator("#model input").click()
+    page.get_by_role("option").first.wait_for()
+    return [name.strip().removeprefix("✓").strip() for name in page.get_by_role("option").all_inner_texts()]
+
+
+def test_models_given_at_the_start_are_offered_and_recent_ones_remembered(app, page, browser, repo, other, hub, home):
+    name, second = other
+    page.goto(f"{app}?count=1")
+    page.wait_for_selector("#pictures img[alt='seed 0']")
+    assert offered(page) == [repo, name]
+    before = page.locator("#pictures img").first.get_attribute("src")
+    page.get_by_role("option", name=name).click()
+    page.wait_for_function("before => document.querySelector('#pictures img').src !== before", arg=before)
+    assert np.array_equal(shown(page)[0], np.asarray(second.sample([0])[0]))
+    assert name in page.locator("#about-model").inner_text()
+    third = push(hub, home / "other", "fastgan-third")
+    page.goto(f"{app}?count=1&model={third}")
+    page.wait_for_selector("#pictures img[alt='seed 0']")
+    page.goto(f"{app}?count=1")
+    page.wait_for_selector("#pictures img[alt='seed 0']")
+    assert offered(page) == [repo, name, third]
+    with visitor(browser) as stranger:
+        stranger.goto(f"{app}?count=1")
+        stranger.wait_for_selector("#pictures img[alt='seed 0']")
+        assert third not in offered(stranger)
 
 
 # ---------------------------------------------------------------------- interpolate
@@ -283,6 +358,33 @@ def test_a_film_is_watched_while_it_is_made_and_plays(app, page):
     assert "24 frames" in page.locator("#film-told").inner_text()
     animation = page.locator("#second a").first.get_attribute("href")
     assert Image.open(io.BytesIO(urllib.request.urlopen(animation).read())).n_frames == 24
+
+
+def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, generator):
+    page.goto(f"{app}?tab=interpolate&keys=1,2&between=4&fps=4")
+    wait_for_film(page)
+    page.get_by_label("linear").check()
+    page.get_by_text("Hold the style still").click()
+    page.get_by_role("checkbox", name="64", exact=True).locator("visible=true").check()
+    page.get_by_label("Seed of that style").fill("9")
+    page.get_by_label("GIF", exact=True).check()
+    page.locator("#draw-interpolate").click()
+    page.wait_for_selector("#second a")
+    assert all(part in page.url for part in ("path=linear", "held=64", "still=9", "also=GIF"))
+    with Image.open(io.BytesIO(fetch(page.locator("#second a").first.get_attribute("href")).read())) as gif:
+        drawn = np.stack([np.asarray(frame.convert("RGB"), float) for frame in ImageSequence.Iterator(gif)])
+    z, noise = seeded_inputs(generator, [1, 2])
+    still, _ = seeded_inputs(generator, [9])
+    steps = walk(2, 4, loop=True)
+
+    def off(*how) -> float:
+        """How far the film is from the library's, whose colours a GIF only comes near to."""
+        frames = torch.cat(list(interpolate(generator, z, noise, steps, *how))).permute(0, 2, 3, 1)
+        return np.abs(drawn - frames.numpy()).mean()
+
+    assert len(drawn) == 8
+    right = off(False, still, {64: 1.0})
+    assert right < min(off(True, still, {64: 1.0}), off(False, None))
 
 
 def test_a_film_can_be_stopped(app, page, home):
@@ -343,7 +445,7 @@ def test_an_uploaded_picture_is_found_in_the_model_and_mixed(app, page, generato
     before = page.locator("#mixes img").get_attribute("src")
     page.get_by_role("button", name="Mix as content").last.click()
     page.wait_for_function("before => document.querySelector('#mixes img').src !== before", arg=before)
-    assert page.get_by_label("Content seeds, down").input_value() == f"1,{code}"
+    assert page.get_by_label("Contents, down").input_value() == f"1,{code}"
 
 
 def test_a_search_can_be_stopped(app, page, tmp_path):
@@ -438,6 +540,21 @@ def test_a_link_shows_the_same_pictures_to_somebody_else(app, browser, page):
         other.wait_for_selector("#pictures img[alt='seed 51']")
         assert other.locator("#psi input[type=number]").input_value() == "0.7"
         assert all(np.array_equal(a, b) for a, b in zip(shown(page), shown(other), strict=True))
+
+
+def test_a_copied_link_names_the_commit(app, browser, repo, hub):
+    with visitor(browser, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.goto(f"{app}?seed=40&count=1")
+        page.wait_for_selector("#pictures img[alt='seed 40']")
+        page.get_by_role("button", name="Copy link").click()
+        page.get_by_role("button", name="Copied").wait_for()
+        link = page.evaluate("navigator.clipboard.readText()")
+        commit = HfApi(hub.endpoint).model_info(repo).sha
+        assert parse_qs(urlsplit(link).query) == {"model": [f"{repo}@{commit}"], "seed": ["40"], "count": ["1"]}
+        pictures = shown(page)
+        page.goto(link)
+        page.wait_for_selector("#pictures img[alt='seed 40']")
+        assert np.array_equal(pictures[0], shown(page)[0])
 
 
 # ---------------------------------------------------------------------- the API

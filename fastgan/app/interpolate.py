@@ -95,6 +95,21 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         yield serve_png(to_pil(frames[-1][0]), found, "frame"), mp4, second, told
 
     with gr.Row():
+        with gr.Column(scale=3, min_width=280):
+            told = gr.Markdown("", elem_id="film-told")
+            frame = show_picture("The newest frame", buttons=(), elem_id="frame", elem_classes="shown")
+            film = gr.Video(
+                label="Film",
+                show_label=False,
+                interactive=False,
+                autoplay=True,
+                loop=True,
+                visible=False,
+                buttons=["download"],
+                elem_id="film",
+                elem_classes="shown",
+            )
+            second = gr.File(label="GIF or WebP", interactive=False, visible=False, elem_id="second")
         with gr.Column(scale=2, min_width=280):
             keys = page.linked("keys", gr.Textbox("0-3", label="Key seeds, in this order", max_lines=1))
             with gr.Row():
@@ -117,21 +132,6 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             with gr.Row():
                 run = gr.Button("Make the film", variant="primary", elem_id="draw-interpolate", min_width=120)
                 stop = gr.Button("Stop", variant="stop", min_width=80, elem_id="stop-interpolate")
-        with gr.Column(scale=3, min_width=280):
-            told = gr.Markdown("", elem_id="film-told")
-            frame = show_picture("The newest frame", buttons=(), elem_id="frame", elem_classes="shown")
-            film = gr.Video(
-                label="Film",
-                show_label=False,
-                interactive=False,
-                autoplay=True,
-                loop=True,
-                visible=False,
-                buttons=["download"],
-                elem_id="film",
-                elem_classes="shown",
-            )
-            second = gr.File(label="GIF or WebP", interactive=False, visible=False, elem_id="second")
 
     shown = [frame, film, second]
     begun = gr.on(

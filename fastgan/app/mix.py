@@ -107,30 +107,26 @@ def mix_tab(page: Page) -> MixTab:
         return serve_png(to_pil(image[0]), found, name_of(found, "mix", *down.labels, *across.labels), **facts)
 
     with gr.Row():
-        content = page.linked("content", gr.Textbox("0-3", label="Content seeds, down", min_width=140, max_lines=1))
-        style = page.linked("style", gr.Textbox("4-7", label="Style seeds, across", min_width=140, max_lines=1))
+        content = page.linked("content", gr.Textbox("0-3", label="Contents, down", min_width=140, max_lines=1))
+        style = page.linked("style", gr.Textbox("4-7", label="Styles, across", min_width=140, max_lines=1))
         gates = page.linked(
             "gates",
-            gr.CheckboxGroup(GATES, value=GATES, label="Gates that take the style", min_width=280),
+            gr.CheckboxGroup(GATES, value=GATES, label="Gates that take the style", min_width=330, scale=2),
         )
-        strength = page.linked(
-            "strength",
-            gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0 is content, 1 is style", min_width=180),
-        )
-    run = gr.Button("Mix", variant="primary", elem_id="draw-mix")
+        much = gr.Slider(0, 1, 1, step=0.05, label="Strength of the style", min_width=200)
+        strength = page.linked("strength", much)
+        run = gr.Button("Mix", variant="primary", elem_id="draw-mix", min_width=100)
     with gr.Row():
-        with gr.Column(scale=3, min_width=280):
+        with gr.Column(min_width=280):
             gr.Markdown("Styles on top, contents on the left. Click a cell to look at that pair.")
             sheet = show_picture("Mixing grid: styles on top, contents on the left", elem_id="mixes")
-        with gr.Column(scale=2, min_width=280):
+        with gr.Column(min_width=280):
             gr.Markdown("One pair, from content to style.")
             with gr.Row():
                 one = page.linked("one", gr.Textbox("0", label="Content", min_width=80, max_lines=1))
                 other = page.linked("other", gr.Textbox("4", label="Style", min_width=80, max_lines=1))
-            slider = page.linked(
-                "amount",
-                gr.Slider(0, 1, 0.5, step=0.02, label="Strength", info="0 is content, 1 is style", elem_id="amount"),
-            )
+                amount = gr.Slider(0, 1, 0.5, step=0.02, label="Strength", min_width=140, scale=2, elem_id="amount")
+                slider = page.linked("amount", amount)
             pair = show_picture("The content with the style", elem_id="pair", elem_classes="shown")
 
     mixing = {

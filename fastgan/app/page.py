@@ -33,6 +33,15 @@ THEME = gr.themes.Soft(primary_hue="violet", font=["ui-sans-serif", "system-ui",
     block_title_text_weight="500",
     button_large_text_weight="500",
     button_small_text_weight="500",
+    button_border_width="1px",
+    button_secondary_border_color="*neutral_300",
+    button_secondary_border_color_dark="*neutral_600",
+    checkbox_label_border_width="1px",
+    checkbox_label_border_color="*neutral_300",
+    checkbox_label_border_color_dark="*neutral_600",
+    input_border_width="1px",
+    input_border_color="*neutral_300",
+    input_border_color_dark="*neutral_600",
 )
 # As many pictures side by side as there is room for, and small pictures shown as large as large ones.
 CSS = """
