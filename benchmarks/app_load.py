@@ -2,7 +2,9 @@
 
 Starts a Hub and the app on this machine, with a model of full width and random weights. Each client asks for one
 picture after another as fast as they come, over HTTP like a browser: mostly seeds, some mixes, some moves along
-directions, and now and then a film that it gives up on. Prints what came back, how quickly, and the server's memory.
+directions, and now and then a film that it gives up on. Prints what came back, how quickly, and the server's memory:
+what it holds while requests run swings by tens of MiB, so the growth is the slope of a line through the lowest reading
+of each window, and it is said to grow when that slope is more than twice its own standard error, and worth a MiB.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import psutil  # noqa: E402
 
 from tests.app_server import demo_running  # noqa: E402
 
-WARM_UP = 1 / 3  # share of the time after which memory should grow no more
+WINDOW = 10  # seconds of which the lowest reading of the memory counts
 MIX = (("sample", 12), ("mix_pair", 4), ("explore", 3), ("interpolate", 1))  # what is asked for, how often
 
 
@@ -64,6 +66,12 @@ async def visit(client: httpx.AsyncClient, repo: str, until: float, seconds: dic
             errors.append(f"{kind}: {type(error).__name__} {error}")
 
 
+def growth(minutes: np.ndarray, mib: np.ndarray) -> tuple[float, float]:
+    """The slope of a line through readings, in MiB a minute, and its standard error."""
+    (slope, _), covariance = np.polyfit(minutes, mib, 1, cov=True)
+    return slope, float(np.sqrt(covariance[0, 0]))
+
+
 def first_url(data: object) -> str:
     """The address of the first file in an answer."""
     if isinstance(data, dict):
@@ -76,8 +84,11 @@ def first_url(data: object) -> str:
     return ""
 
 
-async def measure(address: str, repo: str, clients: int, duration: float, server: psutil.Process) -> None:
+async def measure(
+    address: str, repo: str, clients: int, warm_up: float, duration: float, server: psutil.Process
+) -> None:
     seconds, errors, memory = defaultdict(list), [], []
+    duration += warm_up
     limits = httpx.Limits(max_connections=2 * clients, max_keepalive_connections=2 * clients)
     async with httpx.AsyncClient(base_url=address, timeout=120, limits=limits, trust_env=False) as client:
         begin = time.monotonic()
@@ -95,25 +106,33 @@ async def measure(address: str, repo: str, clients: int, duration: float, server
         p50, p90, p99 = np.percentile(values, (50, 90, 99))
         print(f"{kind:12} {len(values):5} answers, seconds: {p50:.2f} median, {p90:.2f} p90, {p99:.2f} p99")
     print(f"errors: {len(errors)}", *sorted(set(errors))[:5], sep="\n  " if errors else " ")
-    warm = [mib for at, mib in memory if at >= WARM_UP * duration]
-    half = len(warm) // 2
-    early, late = np.mean(warm[:half]), np.mean(warm[half:])
-    print(f"memory: {memory[0][1]:.0f} MiB at first, {early:.0f} MiB once warm, {late:.0f} MiB at last")
-    print(f"growth after warm-up: {late - early:+.1f} MiB")
-    if errors:
+    lowest = defaultdict(lambda: float("inf"))
+    for at, mib in memory:
+        if at < duration:
+            lowest[int(at // WINDOW)] = min(mib, lowest[int(at // WINDOW)])
+    print("memory, MiB in each", WINDOW, "s:", " ".join(f"{lowest[window]:.0f}" for window in sorted(lowest)))
+    warm = [(window * WINDOW / 60, mib) for window, mib in sorted(lowest.items()) if window * WINDOW >= warm_up]
+    slope, error = growth(*np.array(warm).T)
+    grows = slope > max(2 * error, 1)
+    print(
+        f"growth after {warm_up:.0f} s: {slope:+.1f} MiB a minute, standard error {error:.1f}: "
+        f"{'it grows' if grows else 'no growth to be seen'}"
+    )
+    if errors or grows:
         sys.exit(1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--warm-up", type=float, default=60, help="seconds before memory should grow no more [60]")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds after that, at least 40 [60]")
     parser.add_argument("--size", type=int, default=256, help="pixels [256]")
     parser.add_argument("--ngf", type=int, default=64, help="width of the network [64]")
     options = parser.parse_args()
     with demo_running(size=options.size, ngf=options.ngf) as demo:
         [server] = [p for p in psutil.Process().children() if "app.py" in " ".join(p.cmdline())]
-        asyncio.run(measure(demo.address, demo.repo, options.clients, options.seconds, server))
+        asyncio.run(measure(demo.address, demo.repo, options.clients, options.warm_up, options.seconds, server))
         for line in demo.log.read_text().splitlines():
             if "Traceback" in line or "Error" in line:
                 print(line)
