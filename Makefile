@@ -41,7 +41,8 @@ smoke: $(READY)
 	$(BIN)/python train.py --resume runs/smoke --max-steps 8
 	$(BIN)/fastgan sample runs/smoke --seeds 0-15 --grid runs/smoke/grid.png
 
-# Every tab at desktop and phone width, light and dark, with the model that `make demo` trained.
+# Every tab at desktop and phone width, light and dark, with the model that `make demo` trained, or with that of
+# `make screenshots DEMO_RUN=runs/mine`; and docs/images/app.webp for the README.
 screenshots: $(READY)
 	$(BIN)/python docs/screenshots.py $(DEMO_RUN)
 

@@ -1,6 +1,7 @@
 """The page as a person meets it: a local Hub with small models, and `fastgan app` in a process of its own."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -93,11 +94,18 @@ class Demo(NamedTuple):
 
 @contextmanager
 def demo_running(model: Path | None = None, size: int = 256, ngf: int = 64) -> Iterator[Demo]:
-    """A Hub and the app on this machine, with the model of a folder, or with one of random weights."""
+    """A Hub and the app on this machine, with the model of a run folder, or with one of random weights."""
     with TemporaryDirectory() as temporary, HubServer(Path(temporary, "hub")) as hub:
         folder, log = Path(temporary), Path(temporary, "log")
         if model is None:
-            make_model(model := folder / "model", size, ngf)
-        repo = push(hub, model, "fastgan-demo", ignore=["checkpoint*", "checkpoints/*"])
+            make_model(folder / "model", size, ngf)
+            repo = push(hub, folder / "model", "fastgan-demo")
+        else:
+            # A copy, since pushing leaves a card that names the repository.
+            shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns("checkpoint*"))
+            repo = f"{hub.user}/fastgan-demo"
+            command = [sys.executable, "-c", "import sys; from fastgan.cli import main; sys.exit(main(sys.argv[1:]))"]
+            told = [*command, "push", folder / "model", repo, "--public"]
+            subprocess.run(told, check=True, env=hub.env(folder / "own-cache") | {"PYTHONPATH": str(ROOT)})
         with app_running(repo, env=hub.env(folder / "cache", token=""), log=log) as address:
             yield Demo(address, repo, log)
