@@ -113,7 +113,7 @@ def mix_tab(page: Page) -> MixTab:
             "gates",
             gr.CheckboxGroup(GATES, value=GATES, label="Gates that take the style", min_width=330, scale=2),
         )
-        much = gr.Slider(0, 1, 1, step=0.05, label="Strength of the style", min_width=200)
+        much = gr.Slider(0, 1, 1, step=0.05, label="Strength", min_width=200)
         strength = page.linked("strength", much)
         run = gr.Button("Mix", variant="primary", elem_id="draw-mix", min_width=100)
     with gr.Row():

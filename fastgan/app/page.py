@@ -46,6 +46,7 @@ THEME = gr.themes.Soft(primary_hue="violet", font=["ui-sans-serif", "system-ui",
 # As many pictures side by side as there is room for, and small pictures shown as large as large ones.
 CSS = """
 .gradio-container { width: 100%; max-width: 1280px !important; margin: auto; }
+#card pre { overflow-x: auto; }
 .pictures .grid-wrap { max-height: none !important; min-height: 0 !important; }
 .pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)) !important; }
 .pictures .caption-label, #grids .caption-label { font-size: 0.7rem; padding: 0 6px; opacity: 0.85; }
