@@ -86,9 +86,10 @@ def train_parser() -> Parser:
     for field in dataclasses.fields(TrainConfig):
         text = field.metadata["help"]
         if "paper" in field.metadata:
-            text += f" [{field.metadata['projected']}; paper {field.metadata['paper']}]"
+            projected, paper = (shown(field.metadata[recipe]) for recipe in ("projected", "paper"))
+            text += f" [{projected}; paper {paper}]"
         elif field.default not in (None, "", False):
-            text += f" [{'on' if field.default is True else field.default}]"
+            text += f" [{shown(field.default)}]"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         kinds = [kind for kind in kinds_of(field.type) if kind is not type(None)]
         if kinds == [bool]:
@@ -100,6 +101,11 @@ def train_parser() -> Parser:
             options["metavar"] = field.metadata.get("metavar") or ("|".join(map(str, choices)) or _metavar(kinds[0]))
         groups[field.metadata["group"]].add_argument(flag(field.name), **options)
     return parser
+
+
+def shown(value: Any) -> Any:
+    """A default as the help says it."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _metavar(kind: type) -> str:

@@ -55,6 +55,7 @@ class ModelConfig:
     z_dim: int = 256  # length of the latent
     ngf: int = 64  # width: channels at level 128
     output_activation: str = "none"  # "tanh" for pictures that can't leave [-1, 1], as published at 1024
+    constant: bool = False  # a learned map beside the latent at the base grid; not as published
 
     def __post_init__(self):
         for name, low, high in (("height", 0, 8192), ("width", 0, 8192), ("z_dim", 1, 4096), ("ngf", 1, 512)):
@@ -65,6 +66,8 @@ class ModelConfig:
             raise UserError(f"channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {self.channels!r}")
         if self.output_activation not in ("none", "tanh"):
             raise UserError(f'output_activation: expected "none" or "tanh", got {self.output_activation!r}')
+        if type(self.constant) is not bool:
+            raise UserError(f"constant: expected true or false, got {self.constant!r}")
         check_size(self.height, self.width)
 
     @property
@@ -118,7 +121,7 @@ class ModelConfig:
         names = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - names):
             raise UserError(f"config.json: unknown field {', '.join(unknown)}")
-        if missing := sorted(names - set(fields)):
+        if missing := sorted(names - set(fields) - {"constant"}):  # not in configs from before there was one
             raise UserError(f"config.json: missing field {', '.join(missing)}")
         return cls(**fields)
 
@@ -177,17 +180,21 @@ class TrainConfig:
     ngf: int = preset(32, 64, "generator width")
     ndf: int = setting(64, "recipe", "discriminator width; paper only")
     z_dim: int = setting(256, "recipe", "length of the latent")
+    constant: bool = preset(True, False, "a learned map beside the latent, for what all pictures share")
     batch_size: int = preset(16, 8, "pictures per optimizer step, over all processes and accumulated parts")
     accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
     learning_rate: float = preset(4e-4, 2e-4, "of Adam, for both networks")
     g_learning_rate: float | None = setting(None, "recipe", "of the generator, where it differs")
-    d_learning_rate: float | None = setting(None, "recipe", "of the discriminator, where it differs")
+    d_learning_rate: float | None = preset(2e-4, None, "of the discriminator, where it differs")
     beta1: float = preset(0.0, 0.5, "of Adam")
     beta2: float = preset(0.99, 0.999, "of Adam")
     augment: str = preset(
         "color,translation,cutout", "color,translation", "DiffAugment: any of color, translation, cutout; or none"
     )
     cutout: float = preset(0.2, 0.5, "side of the cut-out square, as a share of the picture's")
+    energy_weight: float = setting(
+        16.0, "recipe", "of the energy distance beside what the discriminator says; 0 is off; projected only"
+    )
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
         "efficientnet-lite0", "recipe", "compares reconstructions; lpips-vgg is fetched when first used; paper only"
     )
@@ -241,6 +248,7 @@ class TrainConfig:
             "beta1": (0.0, 0.9999),
             "beta2": (0.0, 0.999999),
             "cutout": (0.0, 1.0),
+            "energy_weight": (0.0, 1e4),
             "reconstruction_weight": (0.0, 1e4),
             "ema_warmup": (0.0, 1.0),
             "ema_half_life_kimg": (1e-6, 1e6),
@@ -283,7 +291,7 @@ class TrainConfig:
         """The generator this run trains."""
         height, width = parse_size(self.size)
         activation = "tanh" if min(height, width) >= 1024 else "none"  # as published
-        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation)
+        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation, self.constant)
 
     @property
     def augmentations(self) -> list[str]:

@@ -193,4 +193,11 @@ def settings_of(base: Base) -> dict[str, Any]:
     """The settings with which a run continues a model as it is, for those that nobody gives."""
     config = base.config
     size = str(config.width) if config.width == config.height else f"{config.width}x{config.height}"
-    return {"size": size, "channels": config.channels, "ngf": config.ngf, "z_dim": config.z_dim, **base.settings}
+    settings = {
+        "size": size,
+        "channels": config.channels,
+        "ngf": config.ngf,
+        "z_dim": config.z_dim,
+        "constant": config.constant,
+    }
+    return settings | base.settings

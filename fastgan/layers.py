@@ -7,6 +7,8 @@ from torch.nn.utils import parametrize
 
 from fastgan.fast import double_conv, norm_glu, norm_leaky_relu
 
+CONSTANT = 0.5  # how strong a learned constant starts, beside a latent's normalised map
+
 
 class SpectralNorm(nn.Module):
     """A weight divided by its largest singular value, which one power iteration a training step keeps up with.
@@ -54,10 +56,10 @@ def spectral_norm(layer: nn.Module) -> nn.Module:
     return parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight, dim), unsafe=True)
 
 
-def drawn(weight: Tensor, mean: float = 0.0) -> None:
-    """Fill a weight from N(mean, 0.02²), unless it is only a shape (on the meta device)."""
+def drawn(weight: Tensor, mean: float = 0.0, std: float = 0.02) -> None:
+    """Fill a weight from N(mean, std²), unless it is only a shape (on the meta device)."""
     if not weight.is_meta:
-        nn.init.normal_(weight, mean, 0.02)
+        nn.init.normal_(weight, mean, std)
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Module:
@@ -103,17 +105,32 @@ class SkipLayerExcitation(nn.Module):
 
 
 class FirstBlock(nn.Module):
-    """The latent as the first feature map: [B, Z] to [B, C, h, w], h by w the base grid."""
+    """The latent as the first feature map: [B, Z] to [B, C, h, w], h by w the base grid.
 
-    def __init__(self, z_dim: int, channels: int, grid: tuple[int, int]):
+    Args:
+        z_dim: Z.
+        channels: C.
+        grid: h and w.
+        constant: add a learned map that is the same for all latents. Without one, where things are can only come from
+            a latent that is zero on average, and a generator takes long to learn what all pictures share.
+    """
+
+    def __init__(self, z_dim: int, channels: int, grid: tuple[int, int], constant: bool = False):
         super().__init__()
         layer = nn.ConvTranspose2d(z_dim, 2 * channels, grid, bias=False)
         drawn(layer.weight)
         self.conv = spectral_norm(layer)
         self.norm = batch_norm(2 * channels)
+        self.constant = None
+        if constant:
+            self.constant = nn.Parameter(torch.empty(2 * channels, *grid))
+            drawn(self.constant, std=CONSTANT)
 
     def forward(self, z: Tensor) -> Tensor:
-        return norm_glu(self.norm, self.conv(z[:, :, None, None]))
+        x = self.conv(z[:, :, None, None])
+        if self.constant is None:
+            return norm_glu(self.norm, x)
+        return F.glu(self.norm(x) + self.constant.to(x.dtype), dim=1)
 
 
 class UpBlock(nn.Module):

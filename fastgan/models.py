@@ -79,7 +79,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         width = {level: max(1, int(config.ngf * GENERATOR_WIDTH[level])) for level in config.levels}
-        self.first = FirstBlock(config.z_dim, width[4], config.grid)
+        self.first = FirstBlock(config.z_dim, width[4], config.grid, config.constant)
         self.up = nn.ModuleDict()
         for level in config.levels[1:]:
             # Every second doubling, from the first on, has two convolutions and noise.

@@ -13,7 +13,7 @@ from fastgan.augment import augment
 from fastgan.config import TrainConfig
 from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
 from fastgan.models import Discriminator, Images, downscale, quadrant_of
-from fastgan.projected import MixedFeatures, ProjectedDiscriminator, on_random_colours
+from fastgan.projected import MixedFeatures, ProjectedDiscriminator, energy_distance, on_random_colours, summaries
 
 
 @dataclass
@@ -142,7 +142,9 @@ class PaperObjective(Objective):
 class ProjectedObjective(Objective):
     """Heads on frozen features and patches on pixels (arXiv:2111.01007); the generator is still FastGAN's.
 
-    One drawing and one pass of it through the frozen network serve both D's step and G's.
+    Beside what the discriminator says, the generator is held to the real pictures' distribution of features: that
+    gives it the common layout within the first minute, and keeps pictures from being alike. One drawing and one pass
+    of it through the frozen network serve all of it.
     """
 
     judges_small = False
@@ -161,22 +163,23 @@ class ProjectedObjective(Objective):
         fake = self._shown(players.generator(z).full)
         real = self._shown(real)
         with accelerator.autocast():
-            fake_maps = self.features(fake)
+            drawn = self.features(fake)
             with torch.no_grad():
-                real_maps = self.features(real)
+                seen = self.features(real)
 
         with accelerator.no_sync(players.discriminator):
-            fake_logits = players.discriminator([x.detach() for x in fake_maps], fake.detach())
+            fake_logits = players.discriminator([x.detach() for x in drawn.mixed], fake.detach())
             fake_loss = mean(d_hinge(logits, real=False, margin=self.margin) for logits in fake_logits)
             accelerator.backward(fake_loss)
-        real_logits = players.discriminator(real_maps, real)
+        real_logits = players.discriminator(seen.mixed, real)
         real_loss = mean(d_hinge(logits, real=True, margin=self.margin) for logits in real_logits)
         self._learn(real_loss, players.d_optimizer)
 
         with frozen(accelerator.unwrap_model(players.discriminator)) as judge:
-            g_loss = mean(g_hinge(logits) for logits in judge(fake_maps, fake))
-            self._learn(g_loss, players.g_optimizer)
-        return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits)
+            g_loss = mean(g_hinge(logits) for logits in judge(drawn.mixed, fake))
+            distance = energy_distance(summaries(drawn.plain, fake), summaries(seen.plain, real))
+            self._learn(g_loss + self.config.energy_weight * distance, players.g_optimizer)
+        return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/energy": distance}
 
     def _shown(self, images: Tensor) -> Tensor:
         """Pictures as D sees them: opaque and changed at random."""

@@ -1,5 +1,7 @@
 """A discriminator that looks through a frozen ImageNet network (arXiv:2111.01007), and at the pixels beside it."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,13 @@ MIXED = 64  # channels of every mixed map
 PIXEL = 32  # width of the branch that looks at pixels
 LOOK_AT = 256  # pixels: larger pictures are shown to the frozen network at about this size
 STRIDES = (4, 8, 16, 32)  # of the frozen network's maps
+
+
+class Features(NamedTuple):
+    """What a frozen network sees in pictures: its maps at strides 4, 8, 16 and 32, and the same mixed."""
+
+    plain: list[Tensor]  # [B, C, h, w] each, C differing
+    mixed: list[Tensor]  # [B, 64, h, w] each
 
 
 class MixedFeatures(nn.Module):
@@ -34,8 +43,8 @@ class MixedFeatures(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Maps at strides 4, 8, 16 and 32, [B, 64, h, w] each, of pictures in [-1, 1], [B, C, H, W]."""
+    def forward(self, images: Tensor) -> Features:
+        """Features of pictures in [-1, 1], [B, C, H, W]."""
         factor = min(images.shape[2:]) // LOOK_AT
         if factor > 1:
             images = F.avg_pool2d(images, factor)
@@ -46,7 +55,41 @@ class MixedFeatures(nn.Module):
             if mixed:
                 x = x + F.interpolate(mixed[0], size=x.shape[2:], mode="bilinear", align_corners=False)
             mixed.insert(0, self.across_scales[i](x))
-        return mixed
+        return Features(maps, mixed)
+
+
+def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
+    """What is where in pictures, roughly, and what is in them at all: one vector [B, D] per view.
+
+    Args:
+        maps: of a frozen network, [B, C, h, w] each, from the finest to the coarsest.
+        images: the same pictures, [B, 1 or 3, H, W].
+    """
+    coarse = [x.float() for x in maps[1:]]
+    views = [F.adaptive_avg_pool2d(x, 4) for x in coarse]
+    views += [F.adaptive_avg_pool2d(maps[0].float(), 8), F.adaptive_avg_pool2d(images.float(), 16)]
+    return [x.flatten(1) for x in views] + [x.mean((2, 3)) for x in coarse]
+
+
+def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
+    """How far two sets of vectors are apart as distributions, less what real ones differ among themselves.
+
+    Twice the mean distance from drawn to real, less the mean distance among the drawn (Székely and Rizzo 2013), which
+    falls when the drawn come nearer to the real and when they differ more: pictures that are all alike can't be near
+    the real ones. Every view counts in units of its own distance from drawn to real.
+
+    Args:
+        drawn, real: views of pictures, [B, D] each, as from :func:`summaries`; at least two pictures drawn.
+
+    Returns:
+        A number with gradients for `drawn`: the mean over views.
+    """
+    total = drawn[0].new_zeros(())
+    for x, y in zip(drawn, real, strict=True):
+        between = torch.cdist(x, y).mean()
+        among = torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+        total = total + (2 * between - among) / between.detach()
+    return total / len(drawn)
 
 
 def on_random_colours(images: Tensor) -> Tensor:
@@ -115,7 +158,7 @@ class ProjectedDiscriminator(nn.Module):
         """Judge pictures.
 
         Args:
-            maps: what :class:`MixedFeatures` makes of them.
+            maps: the mixed ones of :class:`MixedFeatures`.
             images: the same pictures in [-1, 1], [B, 1 or 3, H, W].
 
         Returns:

@@ -35,6 +35,7 @@ def test_a_wide_picture_starts_from_a_wide_grid():
         {"ngf": 64.0},
         {"ngf": True},
         {"output_activation": "relu"},
+        {"constant": 1},
         {"hidden": 1},
         {"library": "diffusers"},
         {"format_version": 99},
@@ -50,6 +51,12 @@ def test_a_model_config_with_a_missing_field_is_refused():
     del values["ngf"]
     with pytest.raises(UserError, match="ngf"):
         ModelConfig.from_dict(values)
+
+
+def test_a_model_config_from_before_there_was_a_constant_has_none():
+    values = ModelConfig().to_dict()
+    del values["constant"]
+    assert ModelConfig.from_dict(values).constant is False
 
 
 def test_configs_survive_json():

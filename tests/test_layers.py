@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fastgan.layers import spectral_norm
+from fastgan.layers import FirstBlock, spectral_norm
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 5, 3), nn.ConvTranspose2d(3, 5, 4)])
@@ -52,6 +52,14 @@ with torch.device("meta"):
     Generator(ModelConfig(256, 256))
 print(int("torch._dynamo" in sys.modules))
 """
+
+
+def test_a_constant_is_there_where_the_latent_says_nothing():
+    torch.manual_seed(0)
+    block, published = FirstBlock(8, 4, (4, 4), constant=True), FirstBlock(8, 4, (4, 4))
+    nothing = torch.zeros(2, 8)
+    assert block(nothing)[0].std() > 0.05 and not published(nothing).any()
+    assert published.state_dict().keys() == block.state_dict().keys() - {"constant"}
 
 
 def test_shapes_alone_need_no_compiler():

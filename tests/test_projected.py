@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from fastgan.config import ModelConfig
-from fastgan.projected import LOOK_AT, MixedFeatures, ProjectedDiscriminator, on_random_colours
+from fastgan.projected import (
+    LOOK_AT,
+    MixedFeatures,
+    ProjectedDiscriminator,
+    energy_distance,
+    on_random_colours,
+    summaries,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,25 +27,25 @@ def test_mixed_features_are_the_same_on_every_machine_and_leave_the_random_state
     again = MixedFeatures()
     assert torch.equal(before, torch.get_rng_state())
     images = torch.rand(1, 3, 64, 64) * 2 - 1
-    for ours, theirs in zip(features(images), again(images), strict=True):
+    for ours, theirs in zip(features(images).mixed, again(images).mixed, strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_features_hold_nothing_to_train_but_pass_gradients_to_the_picture(features):
     images = (torch.rand(1, 3, 64, 64) * 2 - 1).requires_grad_()
-    sum(x.sum() for x in features(images)).backward()
+    sum(x.sum() for x in features(images).mixed).backward()
     assert images.grad.abs().min() > 0
     assert not any(parameter.requires_grad for parameter in features.parameters())
 
 
 def test_every_scale_knows_of_the_coarser_ones(features):
     images = (torch.rand(1, 3, 128, 128) * 2 - 1).requires_grad_()
-    [gradient] = torch.autograd.grad(features(images)[0][..., 0, 0].sum(), images)
+    [gradient] = torch.autograd.grad(features(images).mixed[0][..., 0, 0].sum(), images)
     assert gradient[..., -1, -1].abs().sum() > 0  # far beyond what a stride of 4 sees by itself
 
 
 def test_large_pictures_are_shown_at_a_bounded_size(features):
-    assert [x.shape[2:] for x in features(torch.zeros(1, 3, 4 * LOOK_AT, 4 * LOOK_AT))][0] == (LOOK_AT // 4,) * 2
+    assert features(torch.zeros(1, 3, 4 * LOOK_AT, 4 * LOOK_AT)).mixed[0].shape[2:] == (LOOK_AT // 4,) * 2
 
 
 @pytest.mark.parametrize(
@@ -47,7 +54,7 @@ def test_large_pictures_are_shown_at_a_bounded_size(features):
 def test_each_size_has_its_heads_and_one_look_at_the_pixels(features, height, width, heads):
     discriminator = ProjectedDiscriminator(config(height, width))
     images = torch.rand(2, 3, height, width) * 2 - 1
-    logits = discriminator(features(images), images)
+    logits = discriminator(features(images).mixed, images)
     assert len(logits) == heads + 1
     assert all(part.ndim == 2 and len(part) == 2 and part.shape[1] >= 4 for part in logits)
 
@@ -55,7 +62,7 @@ def test_each_size_has_its_heads_and_one_look_at_the_pixels(features, height, wi
 def test_grey_pictures_are_judged_as_they_are(features):
     discriminator = ProjectedDiscriminator(config(32, 32, 1))
     images = torch.rand(2, 1, 32, 32) * 2 - 1
-    assert len(discriminator(features(images), images)) == 3
+    assert len(discriminator(features(images).mixed, images)) == 3
 
 
 def test_transparency_shows_on_colours_and_gets_gradients():
@@ -65,3 +72,32 @@ def test_transparency_shows_on_colours_and_gets_gradients():
     half = torch.zeros(8, 4, 2, 2, requires_grad=True)
     on_random_colours(half).square().sum().backward()
     assert half.grad[:, 3].abs().min() > 0
+
+
+def test_views_of_pictures_are_vectors_that_say_where_things_are(features):
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    turned = images.flip(3)
+    views, other = (summaries(features(x).plain, x) for x in (images, turned))
+    assert all(view.shape[0] == 2 and view.ndim == 2 and view.dtype == torch.float32 for view in views)
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(views[:5], other[:5], strict=True))
+
+
+def test_the_energy_distance_is_the_published_one():
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+    between = sum((a - b).norm() for a in x for b in y) / 35
+    among = sum((x[i] - x[j]).norm() for i in range(5) for j in range(5) if i != j) / 20
+    torch.testing.assert_close(energy_distance([x], [y]), (2 * between - among) / between)
+
+
+def test_pictures_that_are_all_alike_are_far_even_where_the_real_ones_are():
+    torch.manual_seed(0)
+    real = torch.randn(64, 8)
+    alike = real[:1].repeat(16, 1) + 1e-3 * torch.randn(16, 8)
+    varied = torch.randn(16, 8)
+    assert energy_distance([varied], [real]) < energy_distance([alike], [real]) - 0.5
+
+
+def test_pictures_that_are_equal_pass_no_nonsense_back():
+    drawn = torch.zeros(4, 8, requires_grad=True)
+    energy_distance([drawn], [torch.randn(6, 8)]).backward()
+    assert drawn.grad.isfinite().all() and drawn.grad.abs().sum() > 0
