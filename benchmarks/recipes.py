@@ -94,7 +94,12 @@ def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", nargs="+", default=["examples/emoji_faces"], help="sets of pictures")
-    parser.add_argument("--settings", nargs="+", default=["", "--recipe paper"], help="flags of train.py, in quotes")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=["", "--recipe paper"],
+        help="flags of train.py, each set in quotes, with a space before the first",
+    )
     parser.add_argument("--seeds", default="0,1", help="one run each [0,1]")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, each run [5.0]")
     parser.add_argument("--size", default="64", help="pixels [64]")

@@ -105,7 +105,7 @@ def train_parser() -> Parser:
 
 def shown(value: Any) -> Any:
     """A default as the help says it."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+    return {True: "on", False: "off", None: "the same"}[value] if value is None or isinstance(value, bool) else value
 
 
 def _metavar(kind: type) -> str:

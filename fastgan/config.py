@@ -183,9 +183,9 @@ class TrainConfig:
     constant: bool = preset(True, False, "a learned map beside the latent, for what all pictures share")
     batch_size: int = preset(16, 8, "pictures per optimizer step, over all processes and accumulated parts")
     accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
-    learning_rate: float = preset(4e-4, 2e-4, "of Adam, for both networks")
-    g_learning_rate: float | None = setting(None, "recipe", "of the generator, where it differs")
-    d_learning_rate: float | None = preset(2e-4, None, "of the discriminator, where it differs")
+    learning_rate: float = preset(4e-4, 2e-4, "of Adam, for a network that has none of its own")
+    g_learning_rate: float | None = setting(None, "recipe", "of the generator's own")
+    d_learning_rate: float | None = preset(2e-4, None, "of the discriminator's own")
     beta1: float = preset(0.0, 0.5, "of Adam")
     beta2: float = preset(0.99, 0.999, "of Adam")
     augment: str = preset(
