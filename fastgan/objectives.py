@@ -177,7 +177,9 @@ class ProjectedObjective(Objective):
 
         with frozen(accelerator.unwrap_model(players.discriminator)) as judge:
             g_loss = mean(g_hinge(logits) for logits in judge(drawn.mixed, fake))
-            distance = energy_distance(summaries(drawn.plain, fake), summaries(seen.plain, real))
+            distance = torch.zeros_like(g_loss)
+            if self.config.energy_weight:
+                distance = energy_distance(summaries(drawn.plain, fake), summaries(seen.plain, real))
             self._learn(g_loss + self.config.energy_weight * distance, players.g_optimizer)
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/energy": distance}
 

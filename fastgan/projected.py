@@ -72,7 +72,7 @@ def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
 
 
 def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
-    """How far two sets of vectors are apart as distributions, less what real ones differ among themselves.
+    """How far two sets of vectors are apart as distributions, but for a term of the real ones, which has no gradient.
 
     Twice the mean distance from drawn to real, less the mean distance among the drawn (Székely and Rizzo 2013), which
     falls when the drawn come nearer to the real and when they differ more: pictures that are all alike can't be near
