@@ -22,7 +22,7 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     from fastgan.folding import folded
     from fastgan.hub import from_pretrained, save_model
     from fastgan.models import Generator
-    from fastgan.sampling import sample, seeded_inputs, to_uint8
+    from fastgan.sampling import at_a_time, sample, seeded_inputs, to_uint8
 
     if unknown:
         raise SystemExit(f"unknown flags: {' '.join(unknown)}")
@@ -46,7 +46,7 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
 
     def parts() -> dict[str, float]:
         clock = Clock(device)
-        step = 1 if device.type == "cpu" and dtype == torch.float32 else options.batch_size
+        step = at_a_time(next(generator.parameters()), options.batch_size)
         network = folded(generator)
         with torch.inference_mode():
             for start in [*range(0, len(seeds), step)] * REPEATS:

@@ -62,6 +62,11 @@ def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, l
     return torch.stack(latents), [torch.stack(maps) for maps in zip(*noise, strict=True)]
 
 
+def at_a_time(weight: Tensor, batch_size: int) -> int:
+    """How many pictures a generator with such weights draws together: one by one where they are to be exact."""
+    return 1 if weight.device.type == "cpu" and weight.dtype == torch.float32 else batch_size
+
+
 @torch.inference_mode()
 def draw(
     generator: Generator,
@@ -81,11 +86,11 @@ def draw(
         z: latents for the main path, [N, Z].
         noise: maps as from :func:`seeded_inputs`, for the same N.
         style_z, style_strength: as in :meth:`fastgan.models.Generator.forward`.
-        batch_size: pictures at a time otherwise.
+        batch_size: pictures at a time on other devices and in half precision.
     """
     generator = folded(generator)
     weight = next(generator.parameters())
-    step = 1 if weight.device.type == "cpu" and weight.dtype == torch.float32 else batch_size
+    step = at_a_time(weight, batch_size)
     for start in range(0, len(z), step):
         part = slice(start, start + step)
         style = None if style_z is None else style_z[part].to(weight)
