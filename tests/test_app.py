@@ -254,7 +254,9 @@ def test_count_seed_and_dice(app, page, generator):
     page.get_by_role("button", name="Draw", exact=True).first.click()
     page.wait_for_selector("#pictures img[alt='seed 102']")
     count_of(page, "#pictures .thumbnail-item img", 3)
-    assert np.array_equal(shown(page)[2], np.asarray(generator.sample([102])[0]))
+    # Leaving the number draws once more, and meanwhile the gallery grows anew.
+    third = picture_at(page, "#pictures .thumbnail-item img[alt='seed 102']")
+    assert np.array_equal(third, np.asarray(generator.sample([102])[0]))
     page.get_by_role("button", name="Roll the dice").click()
     page.wait_for_selector("#pictures img[alt='seed 102']", state="detached")
     rolled = int(page.get_by_label("First seed").input_value())
@@ -351,14 +353,13 @@ def test_models_given_at_the_start_are_offered_and_recent_ones_remembered(app, p
 
 
 def test_a_film_is_watched_while_it_is_made_and_plays(app, page):
-    page.goto(f"{app}?tab=interpolate&keys=1,2&between=120&fps=60&also=WebP")
+    page.goto(f"{app}?tab=interpolate&keys=1,2&between=60&fps=30&also=WebP")
     page.wait_for_selector("#frame img")
     film = wait_for_film(page)
     assert film == {"duration": pytest.approx(4, abs=0.1), "width": 64, "height": 64}
-    assert "240 frames" in page.locator("#film-told").inner_text()
+    assert "120 frames" in page.locator("#film-told").inner_text()
     animation = page.locator("#second a").first.get_attribute("href")
-    # WebP makes one longer frame of neighbours that are equal.
-    assert 200 < Image.open(io.BytesIO(urllib.request.urlopen(animation).read())).n_frames <= 240
+    assert Image.open(io.BytesIO(urllib.request.urlopen(animation).read())).n_frames == 120
 
 
 def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, generator):
