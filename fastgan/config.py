@@ -179,9 +179,11 @@ class TrainConfig:
     )
     ngf: int = preset(32, 64, "generator width")
     ndf: int = setting(64, "recipe", "discriminator width; paper only")
-    z_dim: int = setting(256, "recipe", "length of the latent")
+    z_dim: int = preset(
+        32, 256, "length of the latent: few pictures have few ways to differ, and fewer are sooner learnt"
+    )
     constant: bool = preset(True, False, "a learned map beside the latent, for what all pictures share")
-    batch_size: int = preset(16, 8, "pictures per optimizer step, over all processes and accumulated parts")
+    batch_size: int = setting(8, "recipe", "pictures per optimizer step, over all processes and accumulated parts")
     accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
     learning_rate: float = preset(4e-4, 2e-4, "of Adam, for a network that has none of its own")
     g_learning_rate: float | None = setting(None, "recipe", "of the generator's own")
@@ -189,11 +191,11 @@ class TrainConfig:
     beta1: float = preset(0.0, 0.5, "of Adam")
     beta2: float = preset(0.99, 0.999, "of Adam")
     augment: str = preset(
-        "color,translation,cutout", "color,translation", "DiffAugment: any of color, translation, cutout; or none"
+        "translation", "color,translation", "DiffAugment: any of color, translation, cutout; or none"
     )
     cutout: float = preset(0.2, 0.5, "side of the cut-out square, as a share of the picture's")
     energy_weight: float = setting(
-        16.0, "recipe", "of the energy distance beside what the discriminator says; 0 is off; projected only"
+        40.0, "recipe", "of the energy distance beside what the discriminator says; 0 is off; projected only"
     )
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
         "efficientnet-lite0", "recipe", "compares reconstructions; lpips-vgg is fetched when first used; paper only"
