@@ -64,7 +64,7 @@ model-index:
 ---
 # Blobs
 
-Some **bold** words, [a link](https://example.com/) and <u>what is left out</u>.
+Some **bold** words, [a link](https://example.com/), [a file](samples.png) and <u>what is left out</u>.
 
 <script>window.stolen = 1</script>
 <img src="x" onerror="window.stolen = 2">
@@ -501,11 +501,13 @@ def test_names_of_directions_are_saved_and_loaded(app, page, tmp_path):
 # ---------------------------------------------------------------------- about
 
 
-def test_the_card_is_shown_and_does_no_harm(app, page):
+def test_the_card_is_shown_and_does_no_harm(app, page, hub, repo):
     page.goto(f"{app}?tab=about")
     page.wait_for_selector("#card h1")
     assert page.locator("#card strong").inner_text() == "bold"
     assert page.locator("#card a").first.get_attribute("rel") == "noopener noreferrer nofollow"
+    file = page.locator("#card a", has_text="a file").get_attribute("href")
+    assert re.fullmatch(re.escape(f"{hub.endpoint}/{repo}/blob/") + "[0-9a-f]{40}/samples.png", file)
     assert "${window.stolen = 5}" in page.locator("#card table").inner_text()
     page.get_by_text("press me").click()
     page.get_by_text("over everything").click()

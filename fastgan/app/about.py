@@ -6,6 +6,7 @@ from typing import NamedTuple
 import gradio as gr
 import safetensors
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor
 
 from fastgan.app.cards import read_card, read_settings
@@ -68,7 +69,8 @@ def about_tab(page: Page, picked: gr.Number) -> None:
             return page.models.path(found, name, most, token.token if token else None)
 
         path = file(CARD, MAX_TEXT)
-        card = read_card(path.read_text("utf-8", errors="replace")) if path else None
+        address = f"{HfApi().endpoint}/{found.name}/blob/{found.revision}/" if found.revision else None
+        card = read_card(path.read_text("utf-8", errors="replace"), address) if path else None
         settings = []
         for name in (CONFIG_FILE, *SETTINGS):
             if path := file(name, MAX_TEXT):

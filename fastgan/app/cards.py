@@ -26,8 +26,14 @@ class Card(NamedTuple):
     figures: list[list[str]]
 
 
-def read_card(text: str) -> Card:
-    """A model card from its Markdown, raw HTML allowed in it but reduced to what only formats text."""
+def read_card(text: str, address: str | None = None) -> Card:
+    """A model card from its Markdown, raw HTML allowed in it but reduced to what only formats text.
+
+    Args:
+        text: the Markdown, with its YAML block.
+        address: of the folder the card is in, ending in a slash: where its relative links lead. Without one they are
+            dropped.
+    """
     try:
         card = ModelCard(text, ignore_metadata_errors=True)
         body, results = card.text, card.data.eval_results or []
@@ -41,7 +47,7 @@ def read_card(text: str) -> Card:
         url_schemes={"http", "https"},
         link_rel="noopener noreferrer nofollow",
         set_tag_attribute_values={"a": {"target": "_blank"}},
-        url_relative="deny",
+        url_relative=("rewrite_with_base", address) if address else "deny",
     )
     figures = [
         [_short(result.metric_name or result.metric_type), _short(result.metric_value), _short(result.dataset_name)]
