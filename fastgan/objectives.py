@@ -160,7 +160,7 @@ class ProjectedObjective(Objective):
     def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
         accelerator = self.accelerator
         z = torch.randn(len(real), self.config.z_dim, device=real.device)
-        fake, real = self._shown(players.generator(z).full, real)
+        fake, real = changed_alike(self.config, players.generator(z).full, real)
         with accelerator.autocast():
             drawn = self.features(fake)
             with torch.no_grad():
@@ -182,17 +182,22 @@ class ProjectedObjective(Objective):
             self._learn(g_loss + self.config.energy_weight * distance, players.g_optimizer)
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/energy": distance}
 
-    def _shown(self, *sets: Tensor) -> Iterator[Tensor]:
-        """Sets of pictures as D sees them, opaque and changed at random: all in the same ways, picture by picture.
 
-        So whatever tells the sets apart, or holds them apart as distributions, is the pictures' own.
-        """
-        seed = int(torch.randint(2**31, ()))  # on the CPU: no wait for the device
-        for images in sets:
-            torch.manual_seed(seed)
-            if images.shape[1] == 4:
-                images = on_random_colours(images)
-            yield augment(images, self.config.augmentations, self.config.cutout)
+def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:
+    """Sets of pictures as D sees them, opaque and changed at random: all in the same ways, picture by picture.
+
+    So whatever tells the sets apart, or holds them apart as distributions, is the pictures' own.
+
+    Args:
+        config: which changes.
+        sets: pictures in [-1, 1], [B, C, H, W] each.
+    """
+    seed = int(torch.randint(2**31, ()))  # on the CPU: no wait for the device
+    for images in sets:
+        torch.manual_seed(seed)
+        if images.shape[1] == 4:
+            images = on_random_colours(images)
+        yield augment(images, config.augmentations, config.cutout)
 
 
 def objective_of(config: TrainConfig, accelerator: Accelerator) -> Objective:
