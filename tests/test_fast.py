@@ -110,3 +110,33 @@ def test_kept_memory_is_handed_out_again_with_fewer_page_faults():
         for mode in ("keep", "plain")
     )
     assert keeping < plain / 2
+
+
+POOLS = """
+import ctypes, sys, threading
+from fastgan import fast
+if sys.argv[1] == "share":
+    fast.share_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+def work():
+    together.wait()
+    libc.malloc(100)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+def test_threads_that_share_memory_have_two_pools(tmp_path):
+    pools = {}
+    for mode in ("share", "plain"):
+        subprocess.run([sys.executable, "-c", POOLS, mode, str(tmp_path / mode)], check=True)
+        pools[mode] = (tmp_path / mode).read_text().count("<heap nr=")
+    assert pools["share"] <= 2 < pools["plain"]

@@ -16,6 +16,7 @@ from fastgan.app.models import ModelCache
 from fastgan.app.pictures import SERVED
 from fastgan.app.sample import sample_tab, seed_pictures
 from fastgan.errors import UserError
+from fastgan.fast import share_freed_memory
 from fastgan.hub import from_pretrained
 from fastgan.models import Generator
 
@@ -91,6 +92,7 @@ def launch(
     Raises:
         UserError: the model can't be opened, the port is taken, or the package `mcp` is missing.
     """
+    share_freed_memory()
     offered = [name for name in (model, *models) if name]
     cache, first = ModelCache(given=offered, allow_local=allow_local), First()
     if offered:
