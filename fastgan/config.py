@@ -179,9 +179,7 @@ class TrainConfig:
     )
     ngf: int = preset(32, 64, "generator width")
     ndf: int = setting(64, "recipe", "discriminator width; paper only")
-    z_dim: int = preset(
-        32, 256, "length of the latent: few pictures have few ways to differ, and fewer are sooner learnt"
-    )
+    z_dim: int = preset(32, 256, "length of the latent; a short one is sooner learnt")
     constant: bool = preset(True, False, "a learned map beside the latent, for what all pictures share")
     batch_size: int = setting(8, "recipe", "pictures per optimizer step, over all processes and accumulated parts")
     accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")

@@ -192,7 +192,7 @@ def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:
         config: which changes.
         sets: pictures in [-1, 1], [B, C, H, W] each.
     """
-    seed = int(torch.randint(2**31, ()))  # on the CPU: no wait for the device
+    seed = torch.initial_seed() + 1  # follows from the state at hand, without drawing from it or waiting for a device
     for images in sets:
         torch.manual_seed(seed)
         if images.shape[1] == 4:
