@@ -3,6 +3,7 @@
     python benchmarks/sampling.py --size 256
     python benchmarks/sampling.py --model user/fastgan-anime --device cuda --batch-size 32 --precision fp16
     python benchmarks/sampling.py --size 256 --compare "--precision no" "--precision bf16"
+    python benchmarks/sampling.py --size 256 --compare "" " --onnx"      # PyTorch and onnxruntime
 
 Weights are random unless a model is given; their speed is the same.
 """
@@ -10,6 +11,7 @@ Weights are random unless a model is given; their speed is the same.
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,6 +28,8 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
 
     if unknown:
         raise SystemExit(f"unknown flags: {' '.join(unknown)}")
+    if options.onnx and (options.device, options.precision) != ("cpu", "no"):
+        raise SystemExit("--onnx draws on the CPU in float32: leave out --device and --precision")
     device = torch.device(options.device)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
     with tempfile.TemporaryDirectory() as folder:
@@ -39,6 +43,14 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
         next(sample(generator, [0]))
         first = time.perf_counter() - start
     seeds = range(options.batch_size)
+
+    def counted() -> None:
+        z, noise = seeded_inputs(generator, seeds)
+        with torch.no_grad():
+            generator(z.to(device, dtype), noise=[maps.to(device, dtype) for maps in noise])
+
+    if options.onnx:
+        return onnx_work(generator, seeds, counted, first)
 
     def run() -> None:
         for _ in sample(generator, seeds, batch_size=options.batch_size):
@@ -58,15 +70,59 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
                     to_uint8(images).cpu()
         return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
 
-    def counted() -> None:
-        z, noise = seeded_inputs(generator, seeds)
-        with torch.no_grad():
-            generator(z.to(device, dtype), noise=[maps.to(device, dtype) for maps in noise])
-
-    config = generator.config
-    what = f"sampling, {config.width}x{config.height}, ngf {config.ngf}, batch {options.batch_size}"
     facts = {"seconds from the folder to the first picture": first}
-    return Work(what, run, options.batch_size, device, options.precision, parts, counted, facts)
+    return Work(described(generator, seeds), run, len(seeds), device, options.precision, parts, counted, facts)
+
+
+def onnx_work(generator, seeds: range, counted: Callable[[], None], first: float) -> Work:
+    """The same pictures, drawn by onnxruntime with as many threads as PyTorch would take.
+
+    Args:
+        generator: is exported at float32.
+        seeds: drawn at once.
+        counted: does the arithmetic of one drawing in PyTorch.
+        first: seconds that PyTorch took from the folder to the first picture.
+    """
+    import onnxruntime
+
+    from fastgan.export import export_onnx
+    from fastgan.sampling import seeded_inputs, to_uint8
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        [file] = export_onnx(generator, Path(folder), [torch.float32])
+        session = onnxruntime.InferenceSession(str(file.path), settings, providers=["CPUExecutionProvider"])
+
+    def inputs() -> dict:
+        z, noise = seeded_inputs(generator, seeds)
+        named = {"z": z, "style_z": z, "strength": torch.zeros(len(generator.config.gates))}
+        named |= {f"noise_{i}": maps for i, maps in enumerate(noise)}
+        return {put.name: named[put.name].numpy() for put in session.get_inputs()}
+
+    def run() -> None:
+        to_uint8(torch.from_numpy(session.run(None, inputs())[0]))
+
+    def parts() -> dict[str, float]:
+        clock = Clock(torch.device("cpu"))
+        for _ in range(REPEATS):
+            with clock.part("latents and noise"):
+                feed = inputs()
+            with clock.part("network"):
+                images = session.run(None, feed)[0]
+            with clock.part("to bytes"):
+                to_uint8(torch.from_numpy(images))
+        return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
+
+    facts = {"seconds from the folder to the first picture, PyTorch": first, "megabytes of the file": file.size / 1e6}
+    what = described(generator, seeds) + ", onnxruntime"
+    return Work(what, run, len(seeds), torch.device("cpu"), "no", parts, counted, facts)
+
+
+def described(generator, seeds: range) -> str:
+    """What is drawn, in words."""
+    config = generator.config
+    return f"sampling, {config.width}x{config.height}, ngf {config.ngf}, batch {len(seeds)}"
 
 
 def flags() -> argparse.ArgumentParser:
@@ -79,6 +135,7 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--z-dim", type=int, default=256, help="length of the latent [256]")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures asked for at a time [8]")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
+    parser.add_argument("--onnx", action="store_true", help="export it, draw with onnxruntime in float32")
     parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="what it computes in [no]")
     return parser
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -26,6 +28,16 @@ def test_two_settings_of_sampling_are_timed_in_turn():
     assert 0.95 * one["flop_per_image"] < four["flop_per_image"] <= one["flop_per_image"]
     assert {"latents and noise", "network", "to bytes"} == set(one["parts"])
     assert 0 < one["share_of_peak"]["fp32"] < 1
+
+
+def test_sampling_with_onnxruntime_is_timed_beside_pytorch():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    found = report("sampling.py", "--size", "32", "--ngf", "4", "--batch-size", "2", "--compare", "", " --onnx")
+    ours, theirs = found["reports"]
+    assert theirs["what"] == f"{ours['what']}, onnxruntime"
+    assert theirs["flop_per_image"] == ours["flop_per_image"]
+    assert theirs["images_per_second"] > 0 and theirs["facts"]["megabytes of the file"] > 0.01
 
 
 def test_a_training_step_is_taken_apart():
