@@ -56,6 +56,7 @@ class ModelConfig:
     ngf: int = 64  # width: channels at level 128
     output_activation: str = "none"  # "tanh" for pictures that can't leave [-1, 1], as published at 1024
     constant: bool = False  # a learned map beside the latent at the base grid; not as published
+    edge: str = "zeros"  # what the last convolution sees outside of its map; "replicate" draws no frame
 
     def __post_init__(self):
         for name, low, high in (("height", 0, 8192), ("width", 0, 8192), ("z_dim", 1, 4096), ("ngf", 1, 512)):
@@ -66,6 +67,8 @@ class ModelConfig:
             raise UserError(f"channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {self.channels!r}")
         if self.output_activation not in ("none", "tanh"):
             raise UserError(f'output_activation: expected "none" or "tanh", got {self.output_activation!r}')
+        if self.edge not in ("zeros", "replicate"):
+            raise UserError(f'edge: expected "zeros" or "replicate", got {self.edge!r}')
         if type(self.constant) is not bool:
             raise UserError(f"constant: expected true or false, got {self.constant!r}")
         check_size(self.height, self.width)
@@ -121,7 +124,7 @@ class ModelConfig:
         names = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - names):
             raise UserError(f"config.json: unknown field {', '.join(unknown)}")
-        if missing := sorted(names - set(fields) - {"constant"}):  # not in configs from before there was one
+        if missing := sorted(names - set(fields) - {"constant", "edge"}):  # not in configs from before they were
             raise UserError(f"config.json: missing field {', '.join(missing)}")
         return cls(**fields)
 
@@ -291,7 +294,8 @@ class TrainConfig:
         """The generator this run trains."""
         height, width = parse_size(self.size)
         activation = "tanh" if min(height, width) >= 1024 else "none"  # as published
-        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation, self.constant)
+        edge = "zeros" if self.recipe == "paper" else "replicate"
+        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation, self.constant, edge)
 
     @property
     def augmentations(self) -> list[str]:

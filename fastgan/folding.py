@@ -55,8 +55,9 @@ def _fold(generator: Generator) -> Generator:
 def _plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     """The convolution with the weight that its spectral norm gives; taking the norm away would break the original."""
     kind = nn.ConvTranspose2d if isinstance(conv, nn.ConvTranspose2d) else nn.Conv2d
+    shape = {"kernel_size": conv.kernel_size, "padding": conv.padding, "padding_mode": conv.padding_mode}
     with torch.device("meta"):
-        plain = kind(conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, bias=False)
+        plain = kind(conv.in_channels, conv.out_channels, bias=False, **shape)
     plain.weight = nn.Parameter(conv.weight, requires_grad=False)
     return plain.eval()
 

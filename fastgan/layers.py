@@ -62,9 +62,11 @@ def drawn(weight: Tensor, mean: float = 0.0, std: float = 0.02) -> None:
         nn.init.normal_(weight, mean, std)
 
 
-def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Module:
-    """A spectrally normalised convolution without bias, drawn from N(0, 0.02²)."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+def conv(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, edge: str = "zeros"
+) -> nn.Module:
+    """A spectrally normalised convolution without bias, drawn from N(0, 0.02²); `edge` is PyTorch's padding mode."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False, padding_mode=edge)
     drawn(layer.weight)
     return spectral_norm(layer)
 

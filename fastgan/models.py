@@ -89,7 +89,7 @@ class Generator(nn.Module):
             {str(level): SkipLayerExcitation(width[level // 16], width[level]) for level in config.gates}
         )
         self.to_small = conv(width[config.small_level], config.channels, 1)
-        self.to_full = conv(width[config.level], config.channels, 3, padding=1)
+        self.to_full = conv(width[config.level], config.channels, 3, padding=1, edge=config.edge)
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **options: Any) -> "Generator":

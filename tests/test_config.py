@@ -36,6 +36,7 @@ def test_a_wide_picture_starts_from_a_wide_grid():
         {"ngf": True},
         {"output_activation": "relu"},
         {"constant": 1},
+        {"edge": "circular"},
         {"hidden": 1},
         {"library": "diffusers"},
         {"format_version": 99},
@@ -53,10 +54,16 @@ def test_a_model_config_with_a_missing_field_is_refused():
         ModelConfig.from_dict(values)
 
 
-def test_a_model_config_from_before_there_was_a_constant_has_none():
+def test_a_model_config_from_before_there_was_a_constant_or_another_edge_has_none():
     values = ModelConfig().to_dict()
-    del values["constant"]
-    assert ModelConfig.from_dict(values).constant is False
+    del values["constant"], values["edge"]
+    old = ModelConfig.from_dict(values)
+    assert old.constant is False and old.edge == "zeros"
+
+
+@pytest.mark.parametrize(("recipe", "edge"), [("projected", "replicate"), ("paper", "zeros")])
+def test_only_the_published_recipe_lets_zeros_into_the_edge_of_pictures(recipe, edge):
+    assert TrainConfig(dataset="user/pokemon", recipe=recipe).model.edge == edge
 
 
 def test_configs_survive_json():

@@ -28,7 +28,7 @@ def lively(**config) -> Generator:
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    return lively(height=64, width=64)
+    return lively(height=64, width=64, edge="replicate")
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,12 @@ def drawn_by(config: ModelConfig) -> Generator:
     return generator
 
 
-@pytest.mark.parametrize(("size", "constant"), [((32, 32), False), ((128, 128), True), ((64, 96), True)])
-def test_a_folded_generator_draws_the_same(size, constant):
-    generator = drawn_by(ModelConfig(*size, z_dim=16, ngf=8, constant=constant)).double()
+@pytest.mark.parametrize(
+    ("size", "constant", "edge"),
+    [((32, 32), False, "zeros"), ((128, 128), True, "replicate"), ((64, 96), True, "zeros")],
+)
+def test_a_folded_generator_draws_the_same(size, constant, edge):
+    generator = drawn_by(ModelConfig(*size, z_dim=16, ngf=8, constant=constant, edge=edge)).double()
     z, style = torch.randn(2, 3, 16, dtype=torch.float64)
     noise = [torch.randn(3, 1, *side, dtype=torch.float64) for side in generator.noise_sizes()]
     quick = folded(generator)

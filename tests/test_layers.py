@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fastgan.layers import FirstBlock, spectral_norm
+from fastgan.layers import FirstBlock, conv, spectral_norm
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 5, 3), nn.ConvTranspose2d(3, 5, 4)])
@@ -65,3 +65,13 @@ def test_a_constant_is_there_where_the_latent_says_nothing():
 def test_shapes_alone_need_no_compiler():
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"  # PyTorch loads it for random numbers on the meta device, which takes seconds
+
+
+def test_a_convolution_that_repeats_its_edge_draws_no_frame():
+    torch.manual_seed(0)
+    plain = torch.ones(1, 4, 8, 8)
+    inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+    framed, even = (conv(4, 3, 3, padding=1, edge=edge).eval()(plain) for edge in ("zeros", "replicate"))
+    torch.testing.assert_close(even, even[..., :1, :1].expand_as(even))
+    torch.testing.assert_close(framed[inside], framed[..., 1:2, 1:2].expand_as(framed[inside]))
+    assert (framed[..., 0, :] - framed[..., 1, :]).abs().min() > 0
