@@ -85,9 +85,10 @@ def onnx_work(generator, seeds: range, counted: Callable[[], None], first: float
     """
     import onnxruntime
 
-    from fastgan.export import export_onnx
+    from fastgan.export import export_onnx, feed_of
     from fastgan.sampling import seeded_inputs, to_uint8
 
+    gates = len(generator.config.gates)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -96,9 +97,8 @@ def onnx_work(generator, seeds: range, counted: Callable[[], None], first: float
 
     def inputs() -> dict:
         z, noise = seeded_inputs(generator, seeds)
-        named = {"z": z, "style_z": z, "strength": torch.zeros(len(generator.config.gates))}
-        named |= {f"noise_{i}": maps for i, maps in enumerate(noise)}
-        return {put.name: named[put.name].numpy() for put in session.get_inputs()}
+        style_z, strength = (z, torch.zeros(gates)) if gates else (None, None)
+        return feed_of(z, style_z, strength, noise)
 
     def run() -> None:
         to_uint8(torch.from_numpy(session.run(None, inputs())[0]))

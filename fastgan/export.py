@@ -90,7 +90,7 @@ def export_onnx(
     inputs = (z, z.flip(0), torch.linspace(0.3, 1, gates), noise) if gates else (z, None, None, noise)
     with torch.inference_mode():
         expected = Program(plain, torch.float32)(*inputs).numpy()
-    feed = _feed(*inputs)
+    feed = feed_of(*inputs)
     facts = {
         "fastgan": __version__,
         "model": name,
@@ -125,7 +125,7 @@ def _plain(generator: Generator) -> Generator:
     return plain
 
 
-def _feed(z: Tensor, style_z: Tensor | None, strength: Tensor | None, noise: list[Tensor]) -> dict[str, np.ndarray]:
+def feed_of(z: Tensor, style_z: Tensor | None, strength: Tensor | None, noise: list[Tensor]) -> dict[str, np.ndarray]:
     """The inputs by their names in the file, in its order."""
     named = {"z": z, "style_z": style_z, "strength": strength, **{f"noise_{i}": x for i, x in enumerate(noise)}}
     return {name: x.numpy() for name, x in named.items() if x is not None}
