@@ -54,7 +54,7 @@ class ModelConfig:
     channels: int = 3  # 1 grey, 3 RGB, 4 RGBA
     z_dim: int = 256  # length of the latent
     ngf: int = 64  # width: channels at level 128
-    output_activation: str = "none"  # "tanh" for pictures that can't leave [-1, 1], as published at 1024
+    output_activation: str = "none"  # "tanh" for pictures that can't leave [-1, 1]: white is white
     constant: bool = False  # a learned map beside the latent at the base grid; not as published
     edge: str = "zeros"  # what the last convolution sees outside of its map; "replicate" draws no frame
 
@@ -184,6 +184,12 @@ class TrainConfig:
     ndf: int = setting(64, "recipe", "discriminator width; paper only")
     z_dim: int = preset(32, 256, "length of the latent; a short one is sooner learnt")
     constant: bool = preset(True, False, "a learned map beside the latent, for what all pictures share")
+    edge: Literal["zeros", "replicate"] = preset(
+        "replicate", "zeros", "what the last convolution sees outside of its map; zeros draw a frame"
+    )
+    output_activation: Literal["none", "tanh", "published"] = preset(
+        "tanh", "published", "after the last convolution; tanh lets white be white; published has it from 1024 px on"
+    )
     batch_size: int = setting(8, "recipe", "pictures per optimizer step, over all processes and accumulated parts")
     accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
     learning_rate: float = preset(4e-4, 2e-4, "of Adam, for a network that has none of its own")
@@ -293,9 +299,10 @@ class TrainConfig:
     def model(self) -> ModelConfig:
         """The generator this run trains."""
         height, width = parse_size(self.size)
-        activation = "tanh" if min(height, width) >= 1024 else "none"  # as published
-        edge = "zeros" if self.recipe == "paper" else "replicate"
-        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation, self.constant, edge)
+        activation = self.output_activation
+        if activation == "published":
+            activation = "tanh" if min(height, width) >= 1024 else "none"
+        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation, self.constant, self.edge)
 
     @property
     def augmentations(self) -> list[str]:

@@ -199,5 +199,7 @@ def settings_of(base: Base) -> dict[str, Any]:
         "ngf": config.ngf,
         "z_dim": config.z_dim,
         "constant": config.constant,
+        "edge": config.edge,
+        "output_activation": config.output_activation,
     }
     return settings | base.settings

@@ -61,9 +61,17 @@ def test_a_model_config_from_before_there_was_a_constant_or_another_edge_has_non
     assert old.constant is False and old.edge == "zeros"
 
 
-@pytest.mark.parametrize(("recipe", "edge"), [("projected", "replicate"), ("paper", "zeros")])
-def test_only_the_published_recipe_lets_zeros_into_the_edge_of_pictures(recipe, edge):
-    assert TrainConfig(dataset="user/pokemon", recipe=recipe).model.edge == edge
+@pytest.mark.parametrize(
+    ("recipe", "size", "output"),
+    [
+        ("projected", "256", ("replicate", "tanh")),
+        ("paper", "256", ("zeros", "none")),
+        ("paper", "1024", ("zeros", "tanh")),
+    ],
+)
+def test_the_recipe_decides_how_pictures_end(recipe, size, output):
+    model = TrainConfig(dataset="user/pokemon", recipe=recipe, size=size).model
+    assert (model.edge, model.output_activation) == output
 
 
 def test_configs_survive_json():
