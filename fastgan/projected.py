@@ -13,7 +13,7 @@ from fastgan.layers import spectral_norm
 
 MIXED = 64  # channels of every mixed map
 PIXEL = 32  # width of the branch that looks at pixels
-LOOK_AT = 256  # pixels: larger pictures are shown to the frozen network at about this size
+LOOK_AT = 256  # pixels: pictures are shown to the frozen network at about this size, small ones doubled
 STRIDES = (4, 8, 16, 32)  # of the frozen network's maps
 
 
@@ -45,10 +45,7 @@ class MixedFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Features of pictures in [-1, 1], [B, C, H, W]."""
-        factor = min(images.shape[2:]) // LOOK_AT
-        if factor > 1:
-            images = F.avg_pool2d(images, factor)
-        maps = self.network(channels_last(images))
+        maps = self.network(channels_last(as_looked_at(images)))
         mixed: list[Tensor] = []
         for i in reversed(range(len(maps))):  # from the coarsest to the finest, each with what is above it
             x = self.across_channels[i](maps[i])
@@ -56,6 +53,18 @@ class MixedFeatures(nn.Module):
                 x = x + F.interpolate(mixed[0], size=x.shape[2:], mode="bilinear", align_corners=False)
             mixed.insert(0, self.across_scales[i](x))
         return Features(maps, mixed)
+
+
+def as_looked_at(images: Tensor) -> Tensor:
+    """Pictures at the size at which the frozen network sees them, [B, C, H, W].
+
+    It knows edges and surfaces from larger pictures. Doubled, a small one's flaws are as large to it as they are to
+    people, who enlarge it, and to the networks that measure.
+    """
+    side = min(images.shape[2:])
+    if side < LOOK_AT:
+        return F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+    return F.avg_pool2d(images, side // LOOK_AT)
 
 
 def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
@@ -127,7 +136,7 @@ class ProjectedDiscriminator(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = nn.ModuleList()
-        side = min(config.level, LOOK_AT)
+        side = min(2 * config.level, LOOK_AT)
         for stride in STRIDES:
             if side // stride >= 4:
                 self.heads.append(self._head(side // stride))

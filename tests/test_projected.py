@@ -4,7 +4,6 @@ import torch
 from fastgan.config import ModelConfig, TrainConfig
 from fastgan.objectives import changed_alike
 from fastgan.projected import (
-    LOOK_AT,
     MixedFeatures,
     ProjectedDiscriminator,
     energy_distance,
@@ -45,12 +44,17 @@ def test_every_scale_knows_of_the_coarser_ones(features):
     assert gradient[..., -1, -1].abs().sum() > 0  # far beyond what a stride of 4 sees by itself
 
 
-def test_large_pictures_are_shown_at_a_bounded_size(features):
-    assert features(torch.zeros(1, 3, 4 * LOOK_AT, 4 * LOOK_AT)).mixed[0].shape[2:] == (LOOK_AT // 4,) * 2
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [((32, 32), (64, 64)), ((128, 192), (256, 384)), ((256, 256), (256, 256)), ((1024, 1536), (256, 384))],
+)
+def test_pictures_are_shown_at_about_one_size_small_ones_doubled(features, size, seen):
+    finest = features(torch.zeros(1, 3, *size)).mixed[0]
+    assert finest.shape[2:] == (seen[0] // 4, seen[1] // 4)
 
 
 @pytest.mark.parametrize(
-    "height, width, heads", [(32, 32, 2), (64, 64, 3), (128, 128, 4), (64, 96, 3), (256, 256, 4), (512, 512, 4)]
+    "height, width, heads", [(32, 32, 3), (64, 64, 4), (128, 128, 4), (64, 96, 4), (256, 256, 4), (512, 512, 4)]
 )
 def test_each_size_has_its_heads_and_one_look_at_the_pixels(features, height, width, heads):
     discriminator = ProjectedDiscriminator(config(height, width))
@@ -63,7 +67,7 @@ def test_each_size_has_its_heads_and_one_look_at_the_pixels(features, height, wi
 def test_grey_pictures_are_judged_as_they_are(features):
     discriminator = ProjectedDiscriminator(config(32, 32, 1))
     images = torch.rand(2, 1, 32, 32) * 2 - 1
-    assert len(discriminator(features(images).mixed, images)) == 3
+    assert len(discriminator(features(images).mixed, images)) == 4
 
 
 def test_transparency_shows_on_colours_and_gets_gradients():
