@@ -20,12 +20,20 @@ def color(x: Tensor) -> Tensor:
     return torch.cat([x, alpha], dim=1)
 
 
-def translation(x: Tensor, ratio: float = 0.125) -> Tensor:
-    """Shifts each picture by up to `ratio` of its side, whole pixels; what comes in from outside is mid-grey 0."""
+def translation(x: Tensor, ratio: float = 0.125, places: int | None = None) -> Tensor:
+    """Shifts each picture by up to `ratio` of its side; what comes in from outside is mid-grey 0.
+
+    Args:
+        x: [B, C, H, W].
+        ratio: as a share of the side.
+        places: shifts are multiples of 1/`places` of the side, so that a grey line along an edge, which a generator
+            may draw, does not pass for a shift by its width. By default, and of smaller pictures, whole pixels.
+    """
     batch, _, height, width = x.shape
     reach_y, reach_x = int(height * ratio + 0.5), int(width * ratio + 0.5)
-    dy = torch.randint(-reach_y, reach_y + 1, (batch, 1), device=x.device)
-    dx = torch.randint(-reach_x, reach_x + 1, (batch, 1), device=x.device)
+    step_y, step_x = (max(1, side // places) if places else 1 for side in (height, width))
+    dy = step_y * torch.randint(-(reach_y // step_y), reach_y // step_y + 1, (batch, 1), device=x.device)
+    dx = step_x * torch.randint(-(reach_x // step_x), reach_x // step_x + 1, (batch, 1), device=x.device)
     padded = F.pad(x, (reach_x, reach_x, reach_y, reach_y))
     rows = torch.arange(height, device=x.device) + reach_y + dy  # [B, H]
     columns = torch.arange(width, device=x.device) + reach_x + dx  # [B, W]
@@ -47,9 +55,16 @@ def cutout(x: Tensor, ratio: float = 0.5) -> Tensor:
     return x.masked_fill(inside, 0.0)
 
 
-def augment(x: Tensor, policy: Sequence[str], cutout_ratio: float = 0.5) -> Tensor:
-    """The pictures after each named change in turn, with gradients: [B, C, H, W] in [-1, 1], about the same out."""
-    changes = {"color": color, "translation": translation, "cutout": partial(cutout, ratio=cutout_ratio)}
+def augment(x: Tensor, policy: Sequence[str], cutout_ratio: float = 0.5, places: int | None = None) -> Tensor:
+    """The pictures after each named change in turn, with gradients: [B, C, H, W] in [-1, 1], about the same out.
+
+    `cutout_ratio` and `places` are :func:`cutout`'s and :func:`translation`'s.
+    """
+    changes = {
+        "color": color,
+        "translation": partial(translation, places=places),
+        "cutout": partial(cutout, ratio=cutout_ratio),
+    }
     for name in policy:
         x = changes[name](x)
     return x

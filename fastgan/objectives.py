@@ -15,6 +15,8 @@ from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
 from fastgan.models import Discriminator, Images, downscale, quadrant_of
 from fastgan.projected import MixedFeatures, ProjectedDiscriminator, energy_distance, on_random_colours, summaries
 
+PLACES = 32  # translation moves pictures by multiples of this share of their side
+
 
 @dataclass
 class Players:
@@ -197,7 +199,7 @@ def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:
         torch.manual_seed(seed)
         if images.shape[1] == 4:
             images = on_random_colours(images)
-        yield augment(images, config.augmentations, config.cutout)
+        yield augment(images, config.augmentations, config.cutout, PLACES)
 
 
 def objective_of(config: TrainConfig, accelerator: Accelerator) -> Objective:

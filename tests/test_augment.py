@@ -45,6 +45,15 @@ def test_translation_moves_whole_pixels_up_to_an_eighth():
     assert shifts == set(range(-4, 5))
 
 
+def test_translation_can_keep_to_a_raster_that_a_thin_frame_does_not_fit():
+    torch.manual_seed(0)
+    x = torch.zeros(400, 1, 64, 128)
+    x[:, :, 0, 0] = 1  # moved out of sight, or to where the shift puts it
+    moved = translation(x, places=32)[:, 0]
+    _, rows, columns = torch.where(moved > 0)
+    assert set(rows.tolist()) == set(range(0, 9, 2)) and set(columns.tolist()) == set(range(0, 17, 4))
+
+
 def test_cutout_takes_at_most_a_quarter_and_never_all():
     torch.manual_seed(0)
     gone = (cutout(torch.ones(200, 1, 32, 32)) == 0).float().mean(dim=(1, 2, 3))
