@@ -27,7 +27,13 @@ from fastgan.hub import from_pretrained, write_file
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("efficientnet-lite1", "efficientnet-lite2")  # neither of them teaches any recipe
-FIGURES = {"kid": "KID ×1000", "recall": "recall", "coverage": "coverage", "precision": "precision"}
+FIGURES = {
+    "kid": "KID ×1000",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "diversity": "diversity",
+}
 GRID = range(32)
 
 
@@ -70,11 +76,11 @@ def table(rows: dict[tuple[str, str], list[dict]]) -> str:
             for name in FIGURES:
                 values = [run["figures"][network][name] for run in runs]
                 if name == "kid":
-                    own = f" ({', '.join(f'{1000 * value:.0f}' for value in values)})" if len(values) > 1 else ""
-                    cells.append(f"{1000 * mean(values):.0f}{own}")
+                    own = f" ({', '.join(f'{1000 * value:.1f}' for value in values)})" if len(values) > 1 else ""
+                    cells.append(f"{1000 * mean(values):.1f}{own}")
                 else:
                     cells.append(f"{mean(values):.2f}")
-        lines.append(f"| {Path(dataset).name} | `{setting or 'default'}` | {' | '.join(cells)} |")
+        lines.append(f"| {Path(dataset).name} | `{setting.strip() or 'default'}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -117,7 +123,7 @@ def main() -> None:
                 if (folder / "run").exists() and not (folder / "result.json").exists():
                     raise UserError(f"{folder}: an unfinished run is there; remove it to train it again")
                 rows.setdefault((dataset, setting), []).append(run_once(folder, flags))
-                grids.setdefault(f"{Path(dataset).name}: {setting or 'default'}", folder)
+                grids.setdefault(f"{Path(dataset).name}: {setting.strip() or 'default'}", folder)
     print(table(rows))
     path = options.out / f"grids-{options.size}-{options.minutes:g}min.png"
     write_file(path, lambda temporary: sheet(grids).save(temporary))

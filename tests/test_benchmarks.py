@@ -46,3 +46,32 @@ def test_a_training_step_is_taken_apart():
     assert {"generator forward 1", "distance 3", "backward 3", "moving average 1"} <= set(found["parts"])
     assert min(found["parts"].values()) >= 0
     assert found["images_per_second"] > 0 and found["peak_memory"] > 1e8
+
+
+def test_recipes_are_compared_and_what_was_found_is_printed_again(tmp_path):
+    pictures = tmp_path / "faces"
+    pictures.mkdir()
+    for path in sorted((ROOT / "examples" / "emoji_faces").glob("*.webp"))[:12]:
+        (pictures / path.name).symlink_to(path)
+    command = [
+        *(sys.executable, "benchmarks/recipes.py", "--datasets", str(pictures), "--size", "32", "--minutes", "0.02"),
+        *("--seeds", "0,1", "--settings", " --ngf 4", "--out", str(tmp_path / "found")),
+    ]
+
+    def table() -> str:
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = table()
+    heads, _, row = (line.strip("| ").split(" | ") for line in first.splitlines()[:3])
+    cells = dict(zip(heads, row, strict=True))
+    assert cells["pictures"] == "faces" and cells["setting"] == "`--ngf 4`"
+    assert float(cells["images/s"]) > 0 and cells["KID ×1000, lite1"].count(",") == 1  # the mean, then each seed's own
+    assert 0 < float(cells["diversity, lite2"]) < 2
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "found").rglob("result.json")}
+    assert len(written) == 2
+    assert table() == first
+    assert written == {path: path.stat().st_mtime_ns for path in written}
