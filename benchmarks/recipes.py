@@ -80,7 +80,7 @@ def table(rows: dict[tuple[str, str], list[dict]]) -> str:
                     cells.append(f"{1000 * mean(values):.1f}{own}")
                 else:
                     cells.append(f"{mean(values):.2f}")
-        lines.append(f"| {Path(dataset).name} | `{setting.strip() or 'default'}` | {' | '.join(cells)} |")
+        lines.append(f"| {Path(dataset).name} | `{setting or 'default'}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -116,14 +116,14 @@ def main() -> None:
     grids: dict[str, Path] = {}
     for seed in seeds:
         for dataset in options.datasets:
-            for setting in options.settings:
+            for setting in map(str.strip, options.settings):
                 flags = ["--dataset", dataset, "--size", options.size, "--max-minutes", str(options.minutes)]
                 flags += ["--seed", str(seed), *shlex.split(setting)]
                 folder = options.out / hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:12]
                 if (folder / "run").exists() and not (folder / "result.json").exists():
                     raise UserError(f"{folder}: an unfinished run is there; remove it to train it again")
                 rows.setdefault((dataset, setting), []).append(run_once(folder, flags))
-                grids.setdefault(f"{Path(dataset).name}: {setting.strip() or 'default'}", folder)
+                grids.setdefault(f"{Path(dataset).name}: {setting or 'default'}", folder)
     print(table(rows))
     path = options.out / f"grids-{options.size}-{options.minutes:g}min.png"
     write_file(path, lambda temporary: sheet(grids).save(temporary))

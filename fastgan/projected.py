@@ -10,6 +10,7 @@ from fastgan.config import ModelConfig
 from fastgan.fast import channels_last, norm_leaky_relu
 from fastgan.features import load_features
 from fastgan.layers import spectral_norm
+from fastgan.models import downscale
 
 MIXED = 64  # channels of every mixed map
 PIXEL = 32  # width of the branch that looks at pixels
@@ -64,7 +65,7 @@ def as_looked_at(images: Tensor) -> Tensor:
     side = min(images.shape[2:])
     if side < LOOK_AT:
         return F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
-    return F.avg_pool2d(images, side // LOOK_AT)
+    return downscale(images, side // LOOK_AT)
 
 
 def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
