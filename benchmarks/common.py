@@ -32,7 +32,7 @@ class Work:
     run: Callable[[], None]
     images: int  # per run
     device: torch.device
-    precision: str  # no, bf16 or fp16
+    precision: str  # "no" or fp32, bf16, fp16
     parts: Callable[[], dict[str, float]]  # seconds that parts of one run take
     counted: Callable[[], None]  # what a run computes, outside of inference mode, where operations can't be counted
     facts: dict[str, float] = field(default_factory=dict)  # further figures, by name and unit

@@ -2,7 +2,7 @@
 
     python benchmarks/sampling.py --size 256
     python benchmarks/sampling.py --model user/fastgan-anime --device cuda --batch-size 32 --precision fp16
-    python benchmarks/sampling.py --size 256 --compare "--precision no" "--precision bf16"
+    python benchmarks/sampling.py --size 256 --compare "--precision fp32" "--precision bf16"
     python benchmarks/sampling.py --size 256 --compare "" " --onnx"      # PyTorch and onnxruntime
 
 Weights are random unless a model is given; their speed is the same.
@@ -21,6 +21,7 @@ from common import REPEATS, Clock, Work, main
 def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     """A loaded generator and the seeds it draws."""
     from fastgan.config import ModelConfig, parse_size
+    from fastgan.fast import keep_freed_memory
     from fastgan.folding import folded
     from fastgan.hub import from_pretrained, save_model
     from fastgan.models import Generator
@@ -28,10 +29,12 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
 
     if unknown:
         raise SystemExit(f"unknown flags: {' '.join(unknown)}")
-    if options.onnx and (options.device, options.precision) != ("cpu", "no"):
+    if options.onnx and (options.device, options.precision) != ("cpu", "fp32"):
         raise SystemExit("--onnx draws on the CPU in float32: leave out --device and --precision")
     device = torch.device(options.device)
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
+    if device.type == "cpu":
+        keep_freed_memory()  # as `fastgan sample` does
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
     with tempfile.TemporaryDirectory() as folder:
         if not options.model:
             height, width = parse_size(options.size)
@@ -116,7 +119,7 @@ def onnx_work(generator, seeds: range, counted: Callable[[], None], first: float
 
     facts = {"seconds from the folder to the first picture, PyTorch": first, "megabytes of the file": file.size / 1e6}
     what = described(generator, seeds) + ", onnxruntime"
-    return Work(what, run, len(seeds), torch.device("cpu"), "no", parts, counted, facts)
+    return Work(what, run, len(seeds), torch.device("cpu"), "fp32", parts, counted, facts)
 
 
 def described(generator, seeds: range) -> str:
@@ -136,7 +139,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=8, help="pictures asked for at a time [8]")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
     parser.add_argument("--onnx", action="store_true", help="export it, draw with onnxruntime in float32")
-    parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="what it computes in [no]")
+    precisions = ("fp32", "bf16", "fp16")
+    parser.add_argument("--precision", default="fp32", choices=precisions, help="what it computes in [fp32]")
     return parser
 
 

@@ -357,10 +357,12 @@ def load(options: argparse.Namespace):
     """The generator that the flags name, where and in the precision they say."""
     import torch
 
-    from fastgan.fast import best_precision
+    from fastgan.fast import best_precision, keep_freed_memory
     from fastgan.hub import from_pretrained
 
     where, precision = device(options.device), getattr(options, "precision", "fp32")
+    if where.type == "cpu":
+        keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if best_precision(where) == "bf16" else "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

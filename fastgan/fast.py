@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 SMALLEST = 8  # pixels: on smaller maps, deriving the kernel costs more than the convolution saves
+ROW = 64  # channels: half-precision rows that are shorter, PyTorch takes number by number
 WORTH_IT = 1.2  # how many times faster bfloat16 has to be
 
 _enabled = True
@@ -82,10 +83,18 @@ def channels_last(x: Tensor) -> Tensor:
     return x
 
 
+def glu(x: Tensor) -> Tensor:
+    """A gated linear unit over the channels: [B, 2C, H, W] to [B, C, H, W]."""
+    half = x.shape[1] // 2
+    if not (_enabled and x.device.type == "cpu" and x.dtype.itemsize == 2 and half < ROW):
+        return F.glu(x, dim=1)
+    return x[:, :half] * channels_last(x[:, half:]).sigmoid()
+
+
 def norm_glu(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Batch normalisation, then a gated linear unit over the channels: [B, 2C, H, W] to [B, C, H, W]."""
     if not _channels_last_training(norm, x):
-        return F.glu(norm(x), dim=1)
+        return glu(norm(x))
     return _NormGLU.apply(x, norm.weight, norm.bias, norm.running_mean, norm.running_var, _momentum(norm), norm.eps)
 
 

@@ -4,11 +4,12 @@ import copy
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
 from fastgan import fast
-from fastgan.layers import FirstBlock, NoiseInjection, NoisyUpBlock
+from fastgan.layers import NoiseInjection, NoisyUpBlock
 from fastgan.models import Generator
 
 _made: WeakKeyDictionary[Generator, tuple[tuple, Generator]] = WeakKeyDictionary()
@@ -39,15 +40,18 @@ def _fold(generator: Generator) -> Generator:
         for name, child in parent.named_children():
             if parametrize.is_parametrized(child, "weight"):
                 setattr(parent, name, _plain(child))
-    for block in (quick.first, *quick.up.values()):
+    quick.first.norm = _into(quick.first.conv, quick.first.norm)
+    quick.first.conv = _Spread(quick.first.conv)
+    for block in quick.up.values():
         if isinstance(block, NoisyUpBlock):
-            block.norm1 = _into(block.conv1, block.norm1, block.noise1)
-            block.norm2 = _into(block.conv2, block.norm2, block.noise2)
+            block.noise1 = _ScaledNoise(block.norm1, block.noise1)
+            block.noise2 = _ScaledNoise(block.norm2, block.noise2)
+            block.norm1 = _into(block.conv1, block.norm1)
+            block.norm2 = _into(block.conv2, block.norm2)
         else:
             block.norm = _into(block.conv, block.norm)
-        if not isinstance(block, FirstBlock):
-            doubling = block.conv1 if isinstance(block, NoisyUpBlock) else block.conv
-            doubling.register_buffer("kernel", fast.transposed_kernel(doubling.weight))
+        doubling = block.conv1 if isinstance(block, NoisyUpBlock) else block.conv
+        doubling.register_buffer("kernel", fast.transposed_kernel(doubling.weight))
     quick.to(dtype)
     return quick.to(memory_format=torch.channels_last) if device.type in ("cpu", "cuda") else quick
 
@@ -62,12 +66,45 @@ def _plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     return plain.eval()
 
 
-def _into(conv: nn.Module, norm: nn.BatchNorm2d, noise: NoiseInjection | None = None) -> nn.Identity:
-    """Work a batch normalisation into the convolution before it; noise between the two is scaled alike."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+def _scale(norm: nn.BatchNorm2d) -> torch.Tensor:
+    """What a batch normalisation multiplies each channel by."""
+    return norm.weight / (norm.running_var + norm.eps).sqrt()
+
+
+def _into(conv: nn.Module, norm: nn.BatchNorm2d) -> nn.Identity:
+    """Work a batch normalisation into the convolution before it."""
+    scale = _scale(norm)
     outputs = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
     conv.weight = nn.Parameter(conv.weight * scale.view(outputs), requires_grad=False)
     conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
-    if noise is not None:
-        noise.weight = nn.Parameter(noise.weight * scale[:, None, None], requires_grad=False)
     return nn.Identity().eval()
+
+
+class _ScaledNoise(nn.Module):
+    """Noise between a convolution and a batch normalisation that was worked into it: its own strength per channel."""
+
+    def __init__(self, norm: nn.BatchNorm2d, noise: NoiseInjection):
+        super().__init__()
+        self.weight = nn.Parameter((noise.weight * _scale(norm))[:, None, None], requires_grad=False)
+        self.eval()
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """x: [B, C, H, W]; noise: [B, 1, H, W]."""
+        return torch.addcmul(x, noise, self.weight)
+
+
+class _Spread(nn.Module):
+    """The first convolution, which sees one pixel only, as the product of matrices that it is."""
+
+    def __init__(self, conv: nn.ConvTranspose2d):
+        super().__init__()
+        inputs, self.channels, self.height, self.width = conv.weight.shape
+        weight = conv.weight.permute(2, 3, 1, 0).reshape(-1, inputs)  # of the outputs channels come last, as in memory
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(conv.bias.repeat(self.height * self.width), requires_grad=False)
+        self.eval()
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """z: [B, Z, 1, 1]. Returns [B, C, h, w]."""
+        x = F.linear(z.flatten(1), self.weight, self.bias)
+        return x.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastgan.fast import double_conv, norm_glu, norm_leaky_relu
+from fastgan.fast import double_conv, glu, norm_glu, norm_leaky_relu
 
 CONSTANT = 0.5  # how strong a learned constant starts, beside a latent's normalised map
 
@@ -132,7 +132,7 @@ class FirstBlock(nn.Module):
         x = self.conv(z[:, :, None, None])
         if self.constant is None:
             return norm_glu(self.norm, x)
-        return F.glu(self.norm(x) + self.constant.to(x.dtype), dim=1)
+        return glu(self.norm(x) + self.constant.to(x.dtype))
 
 
 class UpBlock(nn.Module):

@@ -53,6 +53,20 @@ def test_normalisation_of_channels_last_maps_is_the_plain_one(form, momentum):
         torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels", [2 * fast.ROW - 2, 2 * fast.ROW])
+def test_a_gated_linear_unit_in_half_precision_is_the_plain_one(channels):
+    torch.manual_seed(0)
+    found = []
+    x = torch.randn(2, channels, 5, 9).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    for enabled in (True, False):
+        with fast.use(enabled):
+            y = fast.glu(x)
+        assert (y.grad_fn.name() == "MulBackward0") == (enabled and channels < 2 * fast.ROW)
+        found.append([y, *gradients(y, x)])
+    for quick, plain in zip(*found, strict=True):
+        torch.testing.assert_close(quick, plain, rtol=2**-6, atol=2**-8)
+
+
 @pytest.mark.parametrize("size", [(128, 128), (64, 96)])
 def test_both_networks_compute_the_same_with_and_without(size):
     config = ModelConfig(*size, z_dim=16, ngf=8)
