@@ -8,8 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from fastgan import TrainConfig, UserError
 from fastgan.checkpoints import checkpoints_in
+from fastgan.cli import resolve
 from fastgan.config import ModelConfig
 from fastgan.finetune import fill, freeze_blocks, open_base
+from fastgan.hub import save_model
 from fastgan.models import Discriminator, Generator
 from fastgan.projected import ProjectedDiscriminator
 from fastgan.trainer import Trainer, train
@@ -171,6 +173,16 @@ def test_a_model_on_the_hub_gives_its_settings_and_its_name(shared_hub, person, 
     shared_hub.heal()
     assert answer.code == 0, answer.err
     assert json.loads((run / "run.json").read_text())["base"] == {"model": "tester/base", "revision": commit}
+
+
+def test_a_generator_keeps_its_edge_and_its_end_whatever_the_recipe(tmp_path):
+    output = {"edge": "replicate", "output_activation": "tanh"}
+    save_model(Generator(ModelConfig(32, 32, z_dim=16, ngf=4, **output)), tmp_path)
+    flags = ["--dataset", "any", "--recipe", "paper", "--init-from", str(tmp_path)]
+    config, _, _ = resolve(flags)
+    assert {name: getattr(config, name) for name in output} == output
+    config, _, _ = resolve([*flags, "--edge", "zeros"])
+    assert (config.edge, config.output_activation) == ("zeros", "tanh")
 
 
 def test_what_is_no_model_is_refused_in_a_sentence(shared_hub, person, settings, tmp_path):
