@@ -3,6 +3,7 @@
     python benchmarks/train_step.py --size 256 --batch-size 8
     python benchmarks/train_step.py --compare "--mixed-precision no" "--mixed-precision bf16"
     python benchmarks/train_step.py --compare "--tree ../main" "--tree ."
+    python benchmarks/train_step.py --dataset photos/ --compare "" " --streaming"     # does the loader keep up?
 
 Takes every flag of train.py; the sample set and its defaults when none are given. The pictures are prepared before and
 loading is part of the step, as in a run; sampling, logging and saving are not.
@@ -12,11 +13,12 @@ import argparse
 import atexit
 import shutil
 import tempfile
+from collections.abc import Iterator
 from functools import wraps
 from pathlib import Path
 
 from common import REPEATS, Clock, Work, main
-from torch import nn
+from torch import Tensor, nn
 
 PICTURES = Path(__file__).parents[1] / "examples" / "emoji_faces"
 
@@ -34,16 +36,16 @@ def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
     trainer = Trainer(config)
     batches = trainer._batches()
 
-    def run() -> None:
+    def run(source: Iterator[Tensor] = batches) -> None:
         with fast.use(config.fast):
-            trainer.step(batches)
+            trainer.step(source)
 
     def parts() -> dict[str, float]:
         clock = Clock(trainer.accelerator.device)
         watch(trainer, clock)
         with clock.part("whole"):
             for _ in range(REPEATS):
-                run()
+                run(timed(batches, clock))
         whole = clock.seconds.pop("whole")
         clock.seconds["rest"] = whole - sum(clock.seconds.values())
         return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
@@ -52,6 +54,14 @@ def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
     what += f"ngf {config.ngf}" + (f" ({' '.join(flags)})" if flags else "")
     accelerator = trainer.accelerator
     return Work(what, run, config.batch_size, accelerator.device, accelerator.mixed_precision, parts, run)
+
+
+def timed(batches: Iterator[Tensor], clock: Clock) -> Iterator[Tensor]:
+    """The same batches; the clock gets the seconds for which the step waits for them."""
+    while True:
+        with clock.part("next batch"):
+            batch = next(batches)
+        yield batch
 
 
 def watch(trainer, clock: Clock) -> None:

@@ -43,7 +43,7 @@ def test_sampling_with_onnxruntime_is_timed_beside_pytorch():
 def test_a_training_step_is_taken_apart():
     tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--accumulate", "2", "--recipe", "paper"]
     (found,) = report("train_step.py", *tiny)["reports"]
-    assert {"generator forward 1", "distance 3", "backward 3", "moving average 1"} <= set(found["parts"])
+    assert {"next batch", "generator forward 1", "distance 3", "backward 3", "moving average 1"} <= set(found["parts"])
     assert min(found["parts"].values()) >= 0
     assert found["images_per_second"] > 0 and found["peak_memory"] > 1e8
 
