@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,10 +40,19 @@ def save_checkpoint(
     state: RunState,
     networks: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
+    memory: Mapping[str, Tensor],
     scaler: dict[str, Any] | None,
     keep: int,
 ) -> Path:
     """Write `folder`/checkpoint-<images> and remove all but the newest `keep`.
+
+    Args:
+        folder: where checkpoints are.
+        state: where the run stands.
+        networks, optimizers: by name.
+        memory: what the objective keeps from step to step.
+        scaler: the gradient scaler's state, if there is one.
+        keep: how many checkpoints stay.
 
     Raises:
         UserError: it could not be written; older checkpoints are untouched.
@@ -53,6 +63,8 @@ def save_checkpoint(
             save_tensors(network.state_dict(), path / f"{name}.safetensors")
         for name, optimizer in optimizers.items():
             save_tensors(_optimizer_tensors(optimizer), path / f"optimizer_{name}.safetensors")
+        if memory:
+            save_tensors(memory, path / "memory.safetensors")
         text = json.dumps({"state": asdict(state), "scaler": scaler}, indent=2)
         (path / "state.json").write_text(text, encoding="utf-8")
 
@@ -76,8 +88,11 @@ def clear_leftovers(folder: Path) -> None:
 
 def load_checkpoint(
     path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
-) -> tuple[RunState, dict[str, Any] | None]:
-    """Fill networks and optimizers from a checkpoint. Returns where the run stood and the gradient scaler's state.
+) -> tuple[RunState, dict[str, Tensor], dict[str, Any] | None]:
+    """Fill networks and optimizers from a checkpoint.
+
+    Returns:
+        Where the run stood, what its objective kept (on the CPU), and the gradient scaler's state.
 
     Raises:
         UserError: the checkpoint is damaged, or of networks that differ from these.
@@ -88,8 +103,9 @@ def load_checkpoint(
         _load_optimizer(optimizer, path / f"optimizer_{name}.safetensors")
     values = read_json(path / "state.json")
     try:
-        return RunState(**values["state"]), values["scaler"]
-    except (KeyError, TypeError):
+        memory = load_file(path / "memory.safetensors") if (path / "memory.safetensors").exists() else {}
+        return RunState(**values["state"]), memory, values["scaler"]
+    except (KeyError, TypeError, SafetensorError):
         raise UserError(f"{path / 'state.json'}: not the state of a run; resume from an older checkpoint") from None
 
 

@@ -1,6 +1,6 @@
 """What teaches the generator: the published discriminator or the projected one, each with its losses and its order."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
 from fastgan.models import Discriminator, Images, downscale, quadrant_of
 from fastgan.projected import MixedFeatures, ProjectedDiscriminator, energy_distance, on_random_colours, summaries
 
+KEPT = 256  # real pictures that the energy distance remembers
 PLACES = 32  # translation moves pictures by multiples of this share of their side
 
 
@@ -75,6 +76,13 @@ class Objective:
     def panel(self) -> list[Tensor]:
         """Rows of up to 8 pictures in [-1, 1] that show what D made of the last real ones, if it makes any."""
         return []
+
+    def memory(self) -> dict[str, Tensor]:
+        """What it keeps from step to step, for a checkpoint."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`memory` gave."""
 
     def _learn(self, loss: Tensor, optimizer: AcceleratedOptimizer) -> None:
         self.accelerator.backward(loss)
@@ -146,7 +154,8 @@ class ProjectedObjective(Objective):
 
     Beside what the discriminator says, the generator is held to the real pictures' distribution of features: that
     gives it the common layout within the first minute, and keeps pictures from being alike. One drawing and one pass
-    of it through the frozen network serve all of it.
+    of it through the frozen network serve all of it. What the network saw in the last real pictures stays true and is
+    kept: the few of one step are a poor likeness of the whole set.
     """
 
     judges_small = False
@@ -155,6 +164,8 @@ class ProjectedObjective(Objective):
     def __init__(self, config: TrainConfig, accelerator: Accelerator):
         super().__init__(config, accelerator)
         self.features = MixedFeatures().to(accelerator.device)
+        self.kept: list[Tensor] = []  # views of the last real pictures, the newest first
+        self.parts: list[list[Tensor]] = []  # those of the step at hand
 
     def discriminator(self) -> ProjectedDiscriminator:
         return ProjectedDiscriminator(self.config.model)
@@ -180,9 +191,29 @@ class ProjectedObjective(Objective):
             g_loss = mean(g_hinge(logits) for logits in judge(drawn.mixed, fake))
             distance = torch.zeros_like(g_loss)
             if self.config.energy_weight:
-                distance = energy_distance(summaries(drawn.plain, fake), summaries(seen.plain, real))
+                views = summaries(seen.plain, real)
+                likeness = [torch.cat(pair) for pair in zip(views, self.kept, strict=True)] if self.kept else views
+                distance = energy_distance(summaries(drawn.plain, fake), likeness)
+                self._keep(views)
             self._learn(g_loss + self.config.energy_weight * distance, players.g_optimizer)
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/energy": distance}
+
+    def memory(self) -> dict[str, Tensor]:
+        return {f"real.{i}": view for i, view in enumerate(self.kept)}
+
+    def remember(self, memory: Mapping[str, Tensor]) -> None:
+        self.kept = [memory[f"real.{i}"] for i in range(len(memory))]
+
+    def _keep(self, views: list[Tensor]) -> None:
+        """Keep views of real pictures, once a step is whole: those of all its parts and all processes."""
+        self.parts.append(views)
+        if self.accelerator.sync_gradients:
+            step = [torch.cat(parts) for parts in zip(*self.parts, strict=True)]
+            if self.accelerator.num_processes > 1:
+                step = self.accelerator.gather(step)
+            before = self.kept or [view[:0] for view in step]
+            self.kept = [torch.cat(pair)[:KEPT] for pair in zip(step, before, strict=True)]
+            self.parts = []
 
 
 def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:

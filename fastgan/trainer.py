@@ -414,7 +414,8 @@ class Trainer:
         return networks, {"generator": self.players.g_optimizer, "discriminator": self.players.d_optimizer}
 
     def _load(self, checkpoint: Path) -> None:
-        self.state, scaler = load_checkpoint(checkpoint, *self._parts())
+        self.state, memory, scaler = load_checkpoint(checkpoint, *self._parts())
+        self.objective.remember({name: tensor.to(self.accelerator.device) for name, tensor in memory.items()})
         if scaler and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(scaler)
         if self.main:
@@ -500,7 +501,8 @@ class Trainer:
         networks, optimizers = self._parts()
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         folder = self.folder / "checkpoints"
-        save_checkpoint(folder, self.state, networks, optimizers, scaler, self.config.keep_checkpoints)
+        memory = self.objective.memory()
+        save_checkpoint(folder, self.state, networks, optimizers, memory, scaler, self.config.keep_checkpoints)
         write_report(self.folder)
 
     def evaluate(self) -> None:
