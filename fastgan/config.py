@@ -202,7 +202,7 @@ class TrainConfig:
     )
     cutout: float = preset(0.2, 0.5, "side of the cut-out square, as a share of the picture's")
     energy_weight: float = setting(
-        8.0, "recipe", "of the energy distance beside what the discriminator says; 0 is off; projected only"
+        16.0, "recipe", "of the energy distance beside what the discriminator says; 0 is off; projected only"
     )
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
         "efficientnet-lite0", "recipe", "compares reconstructions; lpips-vgg is fetched when first used; paper only"

@@ -16,7 +16,8 @@ from fastgan.models import Discriminator, Images, downscale, quadrant_of
 from fastgan.projected import MixedFeatures, ProjectedDiscriminator, energy_distance, on_random_colours, summaries
 
 KEPT = 256  # real pictures that the energy distance remembers
-PLACES = 32  # translation moves pictures by multiples of this share of their side
+PLACES = 32  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
+LARGE = 256  # pixels; from here on generators drew thin grey lines at edges, which passed for shifts by a pixel or two
 
 
 @dataclass
@@ -230,7 +231,8 @@ def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:
         torch.manual_seed(seed)
         if images.shape[1] == 4:
             images = on_random_colours(images)
-        yield augment(images, config.augmentations, config.cutout, PLACES)
+        places = PLACES if min(images.shape[2:]) >= LARGE else None
+        yield augment(images, config.augmentations, config.cutout, places)
 
 
 def objective_of(config: TrainConfig, accelerator: Accelerator) -> Objective:

@@ -116,3 +116,14 @@ def test_drawn_and_real_pictures_are_changed_alike(channels):
     assert torch.equal(one, other)
     next_one, _ = changed_alike(settings, images, images)
     assert not torch.equal(one, next_one)
+
+
+@pytest.mark.parametrize(("side", "step"), [(128, 1), (256, 8)])
+def test_large_pictures_move_by_steps(side, step):
+    torch.manual_seed(0)
+    settings = TrainConfig(dataset="pictures", size=str(side), augment="translation")
+    (moved,) = changed_alike(settings, torch.ones(32, 3, side, side))
+    rows = (moved[:, 0] == 0).all(2).sum(1)  # that came in from outside
+    assert rows.max() > side // 16
+    assert torch.gcd(rows, torch.tensor(step)).min() == step
+    assert (rows % (2 * step) == step).any()
