@@ -820,8 +820,21 @@ def _streamed(loader: Any, rng: np.random.Generator, flip: bool, skipped: list, 
 class _WorkerBatches(torch.utils.data.IterableDataset):
     """What a worker makes: uint8 [B, C, H, W], what was skipped since the last batch, and a fatal error or ""."""
 
-    def __init__(self, found: Any, rows: Any, how: dict[str, Any], share: int):
-        self.found, self.rows, self.how, self.share = found, rows, how, share
+    def __init__(self, found: Any, how: dict[str, Any], share: int, buffer: int, seed: list[int], place: list[int]):
+        self.found, self.how, self.share = found, how, share
+        self.stream, self.buffer, self.seed, self.place = found.stream(), buffer, seed, place
+
+    def rows(self, number: int) -> Any:
+        """This process's part of a pass, in an order of its own.
+
+        The dataset's own count of passes is shared between workers: one that is ahead would give the others another
+        division of the pictures than its own, and some would be missed.
+        """
+        from datasets.distributed import split_dataset_by_node
+
+        # Every process must shuffle the parts alike, or they would not divide them without overlap.
+        order = int(np.random.default_rng([*self.seed, number]).integers(2**31))
+        return split_dataset_by_node(self.stream.shuffle(seed=order, buffer_size=self.buffer), *self.place)
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[tuple[str, str]], str]]:
         try:
@@ -833,8 +846,7 @@ class _WorkerBatches(torch.utils.data.IterableDataset):
     def _passes(self) -> Iterator[tuple[Tensor, list[tuple[str, str]], str]]:
         pictures, skipped, seen = [], [], 0
         for number in itertools.count():
-            self.rows.set_epoch(number)
-            for row, picture in _decode_all(self.found, self.rows, self.how, STREAM_THREADS):
+            for row, picture in _decode_all(self.found, self.rows(number), self.how, STREAM_THREADS):
                 if isinstance(picture, str):
                     if number == 0:  # later passes meet the same again
                         skipped.append((self.found.label(row) or "a row", picture))
@@ -882,8 +894,6 @@ def stream_batches(
     Raises:
         UserError: as :func:`load_pictures`; while iterating, when no picture at all can be read.
     """
-    from datasets.distributed import split_dataset_by_node
-
     share = batch_size // world_size
     if share * world_size != batch_size:
         raise UserError(f"--batch-size {batch_size}: can't be shared equally by {world_size} processes")
@@ -894,14 +904,12 @@ def stream_batches(
     except _Unreachable as error:
         raise UserError(f"--dataset {source}: the Hub can't be reached ({error}); --streaming needs it") from None
     how = {"size": tuple(size), "channels": channels, "fit": fit, "background": background}
-    # Every process must shuffle the parts alike, or they would not divide them without overlap.
-    order = int(np.random.default_rng([seed, start_images]).integers(2**31))
-    rows = found.stream().shuffle(seed=order, buffer_size=max(1, SHUFFLE_BUFFER // max(1, workers)))
-    rows = split_dataset_by_node(rows, rank, world_size)
+    buffer = max(1, SHUFFLE_BUFFER // max(1, workers))
+    made = _WorkerBatches(found, how, share, buffer, [seed, start_images], [rank, world_size])
     loader = torch.utils.data.DataLoader(
-        _WorkerBatches(found, rows, how, share),
+        made,
         batch_size=None,
-        num_workers=min(workers, rows.num_shards),  # a part is never split, so more workers would have nothing
+        num_workers=min(workers, made.rows(0).num_shards),  # a part is never split, so more would have nothing
         generator=torch.Generator(),  # otherwise the loader draws from the random state of training
     )
     return StreamedBatches(found, loader, np.random.default_rng([seed, start_images, rank]), flip)

@@ -211,7 +211,8 @@ class ProjectedObjective(Objective):
         if self.accelerator.sync_gradients:
             step = [torch.cat(parts) for parts in zip(*self.parts, strict=True)]
             if self.accelerator.num_processes > 1:
-                step = self.accelerator.gather(step)
+                widths = [view.shape[1] for view in step]
+                step = self.accelerator.gather(torch.cat(step, dim=1)).split(widths, dim=1)  # in one exchange
             before = self.kept or [view[:0] for view in step]
             self.kept = [torch.cat(pair)[:KEPT] for pair in zip(step, before, strict=True)]
             self.parts = []

@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from fastgan import data
 from fastgan.data import batches, load_pictures, prepare, stream_batches
 from fastgan.errors import UserError
 from tests.hub_server.server import HubServer
@@ -605,6 +607,16 @@ def test_a_stream_gives_every_picture_and_skips_broken_ones(folder, tmp_path):
         assert {round(grey / 20) for grey in greys(stream, 20).tolist()} == {0, 1, 2, 3, 4, 5}
         assert stream.skipped == [("broken.png", "not a picture, or damaged at its start")]
         assert stream.source["dataset"] == Path(source).name
+
+
+def test_a_worker_that_is_ahead_leaves_the_others_their_pass(folder):
+    found = data._find_source(str(folder), "train", None, None, None, None)
+    one = data._WorkerBatches(found, {}, share=2, buffer=4, seed=[0, 0], place=[0, 1])
+    names = [[row["name"] for row in one.rows(number)] for number in range(4)]
+    assert len(set(map(tuple, names))) > 1 and len(set(map(frozenset, names))) == 1
+    ahead = pickle.loads(pickle.dumps(one))  # as it comes to another process
+    assert [row["name"] for row in ahead.rows(3)] == names[3]
+    assert [row["name"] for row in one.rows(0)] == names[0]
 
 
 def test_two_streaming_processes_share_the_pictures(folder):

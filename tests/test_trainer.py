@@ -345,6 +345,9 @@ def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pic
     assert output.count("More pictures:") == 1
     assert json.loads((folder / "train_config.json").read_text())["mixed_precision"] in ("no", "bf16")
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["images"] == 16
+    # Each remembers the real pictures of both.
+    memory = load_file(checkpoints_in(folder / "checkpoints")[-1] / "memory.safetensors")
+    assert {len(view) for view in memory.values()} == {16} and memory["real.0"].unique(dim=0).shape[0] == 16
 
 
 def test_two_processes_say_once_what_is_wrong(tiny, cache, pictures):
