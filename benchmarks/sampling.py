@@ -20,10 +20,10 @@ from common import REPEATS, Clock, Work, main
 
 def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     """A loaded generator and the seeds it draws."""
+    from fastgan.commands import load
     from fastgan.config import ModelConfig, parse_size
-    from fastgan.fast import keep_freed_memory
     from fastgan.folding import folded
-    from fastgan.hub import from_pretrained, save_model
+    from fastgan.hub import save_model
     from fastgan.models import Generator
     from fastgan.sampling import at_a_time, sample, seeded_inputs, to_uint8
 
@@ -31,10 +31,6 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
         raise SystemExit(f"unknown flags: {' '.join(unknown)}")
     if options.onnx and (options.device, options.precision) != ("cpu", "fp32"):
         raise SystemExit("--onnx draws on the CPU in float32: leave out --device and --precision")
-    device = torch.device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()  # as `fastgan sample` does
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
     with tempfile.TemporaryDirectory() as folder:
         if not options.model:
             height, width = parse_size(options.size)
@@ -42,15 +38,16 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
             config = ModelConfig(height, width, options.channels, options.z_dim, options.ngf)
             save_model(Generator(config), Path(folder))
         start = time.perf_counter()
-        generator = from_pretrained(options.model or folder, device=device, dtype=dtype)
+        generator = load(argparse.Namespace(**vars(options) | {"model": options.model or folder, "revision": None}))
         next(sample(generator, [0]))
         first = time.perf_counter() - start
+    weight = next(generator.parameters())
     seeds = range(options.batch_size)
 
     def counted() -> None:
         z, noise = seeded_inputs(generator, seeds)
         with torch.no_grad():
-            generator(z.to(device, dtype), noise=[maps.to(device, dtype) for maps in noise])
+            generator(z.to(weight), noise=[maps.to(weight) for maps in noise])
 
     if options.onnx:
         return onnx_work(generator, seeds, counted, first)
@@ -60,21 +57,21 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
             pass
 
     def parts() -> dict[str, float]:
-        clock = Clock(device)
-        step = at_a_time(next(generator.parameters()), options.batch_size)
+        clock = Clock(weight.device)
+        step = at_a_time(weight, options.batch_size)
         network = folded(generator)
         with torch.inference_mode():
             for start in [*range(0, len(seeds), step)] * REPEATS:
                 with clock.part("latents and noise"):
                     z, noise = seeded_inputs(generator, seeds[start : start + step])
                 with clock.part("network"):
-                    images = network(z.to(device, dtype), noise=[maps.to(device, dtype) for maps in noise]).full
+                    images = network(z.to(weight), noise=[maps.to(weight) for maps in noise]).full
                 with clock.part("to bytes"):
                     to_uint8(images).cpu()
         return {name: seconds / REPEATS for name, seconds in clock.seconds.items()}
 
     facts = {"seconds from the folder to the first picture": first}
-    return Work(described(generator, seeds), run, len(seeds), device, options.precision, parts, counted, facts)
+    return Work(described(generator, seeds), run, len(seeds), weight.device, options.precision, parts, counted, facts)
 
 
 def onnx_work(generator, seeds: range, counted: Callable[[], None], first: float) -> Work:

@@ -103,10 +103,17 @@ def load_checkpoint(
         _load_optimizer(optimizer, path / f"optimizer_{name}.safetensors")
     values = read_json(path / "state.json")
     try:
-        memory = load_file(path / "memory.safetensors") if (path / "memory.safetensors").exists() else {}
-        return RunState(**values["state"]), memory, values["scaler"]
-    except (KeyError, TypeError, SafetensorError):
+        return RunState(**values["state"]), _load_memory(path / "memory.safetensors"), values["scaler"]
+    except (KeyError, TypeError):
         raise UserError(f"{path / 'state.json'}: not the state of a run; resume from an older checkpoint") from None
+
+
+def _load_memory(path: Path) -> dict[str, Tensor]:
+    """What an objective kept; nothing where it keeps nothing."""
+    try:
+        return load_file(path) if path.exists() else {}
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); resume from an older checkpoint") from None
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

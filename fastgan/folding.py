@@ -52,7 +52,7 @@ def _fold(generator: Generator) -> Generator:
             block.norm = _into(block.conv, block.norm)
         doubling = block.conv1 if isinstance(block, NoisyUpBlock) else block.conv
         doubling.register_buffer("kernel", fast.transposed_kernel(doubling.weight))
-    quick.to(dtype)
+    quick.eval().to(dtype)  # the new parts too
     return quick.to(memory_format=torch.channels_last) if device.type in ("cpu", "cuda") else quick
 
 
@@ -63,7 +63,7 @@ def _plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     with torch.device("meta"):
         plain = kind(conv.in_channels, conv.out_channels, bias=False, **shape)
     plain.weight = nn.Parameter(conv.weight, requires_grad=False)
-    return plain.eval()
+    return plain
 
 
 def _scale(norm: nn.BatchNorm2d) -> torch.Tensor:
@@ -77,7 +77,7 @@ def _into(conv: nn.Module, norm: nn.BatchNorm2d) -> nn.Identity:
     outputs = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
     conv.weight = nn.Parameter(conv.weight * scale.view(outputs), requires_grad=False)
     conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
-    return nn.Identity().eval()
+    return nn.Identity()
 
 
 class _ScaledNoise(nn.Module):
@@ -86,7 +86,6 @@ class _ScaledNoise(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d, noise: NoiseInjection):
         super().__init__()
         self.weight = nn.Parameter((noise.weight * _scale(norm))[:, None, None], requires_grad=False)
-        self.eval()
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """x: [B, C, H, W]; noise: [B, 1, H, W]."""
@@ -102,7 +101,6 @@ class _Spread(nn.Module):
         weight = conv.weight.permute(2, 3, 1, 0).reshape(-1, inputs)  # of the outputs channels come last, as in memory
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(conv.bias.repeat(self.height * self.width), requires_grad=False)
-        self.eval()
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """z: [B, Z, 1, 1]. Returns [B, C, h, w]."""

@@ -193,8 +193,7 @@ class ProjectedObjective(Objective):
             distance = torch.zeros_like(g_loss)
             if self.config.energy_weight:
                 views = summaries(seen.plain, real)
-                likeness = [torch.cat(pair) for pair in zip(views, self.kept, strict=True)] if self.kept else views
-                distance = energy_distance(summaries(drawn.plain, fake), likeness)
+                distance = energy_distance(summaries(drawn.plain, fake), self._before_kept(views))
                 self._keep(views)
             self._learn(g_loss + self.config.energy_weight * distance, players.g_optimizer)
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/energy": distance}
@@ -213,9 +212,12 @@ class ProjectedObjective(Objective):
             if self.accelerator.num_processes > 1:
                 widths = [view.shape[1] for view in step]
                 step = self.accelerator.gather(torch.cat(step, dim=1)).split(widths, dim=1)  # in one exchange
-            before = self.kept or [view[:0] for view in step]
-            self.kept = [torch.cat(pair)[:KEPT] for pair in zip(step, before, strict=True)]
+            self.kept = [view[:KEPT] for view in self._before_kept(step)]
             self.parts = []
+
+    def _before_kept(self, views: list[Tensor]) -> list[Tensor]:
+        """Views of pictures, followed by the ones kept so far."""
+        return [torch.cat(pair) for pair in zip(views, self.kept, strict=True)] if self.kept else list(views)
 
 
 def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:
