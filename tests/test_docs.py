@@ -34,11 +34,15 @@ def test_the_training_page_has_every_flag_and_no_other():
     assert told - flags <= elsewhere
 
 
-def test_links_lead_to_files_of_the_repository():
-    for page in (README, TRAINING, HUB):
-        folder = ROOT if page is README else ROOT / "docs"
-        for target in re.findall(r"\]\(([^)#:]+)\)", page):
-            assert (folder / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_to_files_and_headings_of_the_repository(page):
+    page = ROOT / page
+    for target, heading in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        if heading:
+            titles = re.findall(r"(?m)^#+ (.*)", path.read_text(encoding="utf-8"))
+            assert heading in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 def test_the_commands_of_the_hub_page_are_there_with_their_flags(capsys):
