@@ -16,7 +16,7 @@ from fastgan.models import Discriminator, Images, downscale, quadrant_of
 from fastgan.projected import MixedFeatures, ProjectedDiscriminator, energy_distance, on_random_colours, summaries
 
 KEPT = 256  # real pictures that the energy distance remembers
-PLACES = 32  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
+PLACES = 64  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
 LARGE = 256  # pixels; from here on generators drew thin grey lines at edges, which passed for shifts by a pixel or two
 
 
