@@ -170,6 +170,12 @@ def wait_for_film(page) -> dict:
     )
 
 
+def unfold(page, title: str) -> None:
+    """Open a part of the page; Gradio empties a field that is filled in the milliseconds before it settles."""
+    page.get_by_text(title).click()
+    page.evaluate("() => new Promise((done) => requestIdleCallback(done))")
+
+
 def upload(page, button: str, path: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.locator(button).click()
@@ -437,7 +443,7 @@ def test_an_uploaded_picture_is_found_in_the_model_and_mixed(app, page, generato
     generator.sample([777])[0].resize((80, 80)).save(tmp_path / "mine.jpg")
     page.goto(f"{app}?tab=mix&content=1&style=2")
     page.wait_for_selector("#pair img")
-    page.get_by_text("A picture of your own").click()
+    unfold(page, "A picture of your own")
     page.get_by_label("number input for Steps of the search").fill("20")
     upload(page, "#upload", tmp_path / "mine.jpg")
     page.wait_for_function("() => document.querySelector('#project-told').innerText.startsWith('Found')")
@@ -454,7 +460,7 @@ def test_a_search_can_be_stopped(app, page, tmp_path):
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     page.goto(f"{app}?tab=mix")
     page.wait_for_selector("#pair img")
-    page.get_by_text("A picture of your own").click()
+    unfold(page, "A picture of your own")
     page.get_by_label("number input for Steps of the search").fill("400")
     upload(page, "#upload", tmp_path / "noise.png")
     page.wait_for_selector("#projected img")
@@ -485,7 +491,7 @@ def test_sliders_move_the_picture_and_the_strip_shows_it_step_by_step(app, page,
 def test_names_of_directions_are_saved_and_loaded(app, page, tmp_path):
     page.goto(f"{app}?tab=explore")
     page.wait_for_selector("#explored img")
-    page.get_by_text("Names of the directions").click()
+    unfold(page, "Names of the directions")
     page.get_by_role("textbox", name="Direction 2").fill("smile")
     page.wait_for_function("() => document.querySelector('#d2').innerText.includes('smile')")
     with page.expect_download() as download:
@@ -643,7 +649,7 @@ def test_an_oversized_upload_is_refused(app, page, tmp_path):
     (tmp_path / "big.png").write_bytes(bytes(21 * 10**6))
     page.goto(f"{app}?tab=mix")
     page.wait_for_selector("#pair img")
-    page.get_by_text("A picture of your own").click()
+    unfold(page, "A picture of your own")
     upload(page, "#upload", tmp_path / "big.png")
     page.locator(".toast-body").first.wait_for()
     assert "size" in complaint(page)
