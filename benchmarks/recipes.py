@@ -9,6 +9,7 @@ second call trains only what is missing and prints the table again.
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -84,15 +85,16 @@ def table(rows: dict[tuple[str, str], list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def sheet(folders: dict[str, Path]) -> Image.Image:
-    """The grids of several runs under each other, each with its name."""
+def sheet(folders: dict[str, Path], columns: int = 2) -> Image.Image:
+    """The grids of several runs, each below its name, row by row."""
     grids = {name: Image.open(folder / "grid.png").convert("RGB") for name, folder in folders.items()}
-    width, height = max(grid.width for grid in grids.values()), sum(grid.height + 20 for grid in grids.values())
-    picture, top = Image.new("RGB", (width, height), "white"), 0
-    for name, grid in grids.items():
-        ImageDraw.Draw(picture).text((4, top + 4), name, fill="black")
-        picture.paste(grid, (0, top + 20))
-        top += grid.height + 20
+    columns = min(columns, len(grids))
+    width, height = max(grid.width for grid in grids.values()) + 8, max(grid.height for grid in grids.values()) + 20
+    picture = Image.new("RGB", (columns * width, math.ceil(len(grids) / columns) * height), "white")
+    for i, (name, grid) in enumerate(grids.items()):
+        left, top = i % columns * width, i // columns * height
+        ImageDraw.Draw(picture).text((left + 4, top + 4), name, fill="black")
+        picture.paste(grid, (left, top + 20))
     return picture
 
 
@@ -123,11 +125,11 @@ def main() -> None:
                 if (folder / "run").exists() and not (folder / "result.json").exists():
                     raise UserError(f"{folder}: an unfinished run is there; remove it to train it again")
                 rows.setdefault((dataset, setting), []).append(run_once(folder, flags))
-                grids.setdefault(f"{Path(dataset).name}: {setting or 'default'}", folder)
+                grids[f"{Path(dataset).name}: {setting or 'default'}, seed {seed}"] = folder
     print(table(rows))
     path = options.out / f"grids-{options.size}-{options.minutes:g}min.png"
     write_file(path, lambda temporary: sheet(grids).save(temporary))
-    print(f"\nSeeds 0 to 31 of every setting, first run: {path}")
+    print(f"\nSeeds 0 to 31 of every run: {path}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,5 +74,8 @@ def test_recipes_are_compared_and_what_was_found_is_printed_again(tmp_path):
     assert 0 < float(cells["diversity, lite2"]) < 2
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "found").rglob("result.json")}
     assert len(written) == 2
+    one = Image.open(next(iter(written)).with_name("grid.png"))
+    both = Image.open(tmp_path / "found" / "grids-32-0.02min.png")  # side by side, each below its name
+    assert both.width > 2 * one.width and both.height > one.height
     assert table() == first
     assert written == {path: path.stat().st_mtime_ns for path in written}
