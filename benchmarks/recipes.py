@@ -85,10 +85,10 @@ def table(rows: dict[tuple[str, str], list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def sheet(folders: dict[str, Path], columns: int = 2) -> Image.Image:
-    """The grids of several runs, each below its name, row by row."""
+def sheet(folders: dict[str, Path]) -> Image.Image:
+    """The grids of several runs, two in a row, each below its name."""
     grids = {name: Image.open(folder / "grid.png").convert("RGB") for name, folder in folders.items()}
-    columns = min(columns, len(grids))
+    columns = min(2, len(grids))
     width, height = max(grid.width for grid in grids.values()) + 8, max(grid.height for grid in grids.values()) + 20
     picture = Image.new("RGB", (columns * width, math.ceil(len(grids) / columns) * height), "white")
     for i, (name, grid) in enumerate(grids.items()):
