@@ -28,6 +28,7 @@ class RunState:
     seconds: float = 0.0  # spent training, all sessions together
     best_kid: float | None = None
     best_images: int | None = None
+    level: int = 0  # shorter side of the pictures it trains at; 0, in older ones, is the full one
 
     @property
     def kimg(self) -> float:
@@ -101,9 +102,19 @@ def load_checkpoint(
         load_weights(network, path / f"{name}.safetensors")
     for name, optimizer in optimizers.items():
         _load_optimizer(optimizer, path / f"optimizer_{name}.safetensors")
+    state, scaler = read_state(path)
+    return state, _load_memory(path / "memory.safetensors"), scaler
+
+
+def read_state(path: Path) -> tuple[RunState, dict[str, Any] | None]:
+    """Where the run of a checkpoint stood, and the gradient scaler's state.
+
+    Raises:
+        UserError: the checkpoint is damaged.
+    """
     values = read_json(path / "state.json")
     try:
-        return RunState(**values["state"]), _load_memory(path / "memory.safetensors"), values["scaler"]
+        return RunState(**values["state"]), values["scaler"]
     except (KeyError, TypeError):
         raise UserError(f"{path / 'state.json'}: not the state of a run; resume from an older checkpoint") from None
 

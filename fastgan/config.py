@@ -210,6 +210,9 @@ class TrainConfig:
     reconstruction_weight: float = setting(
         8.0, "recipe", "of the reconstruction loss beside the hinge loss; 0 is off; paper only"
     )
+    grow_from: int = preset(
+        64, 0, "pixels of the first pictures; sizes double up to --size, most time on the last; 0 is off"
+    )
     ema_half_life_kimg: float = preset(1.0, 5.5, "of the averaged generator; 5.5 is 0.999 a step at batch 8")
     ema_warmup: float = preset(0.05, 0.0, "the half-life is at most this share of the pictures seen; 0 is off")
 
@@ -288,6 +291,10 @@ class TrainConfig:
             raise UserError(
                 f"--augment: expected color, translation, cutout or none, got {', '.join(sorted(unknown))}"
             )
+        if self.grow_from and (self.grow_from & (self.grow_from - 1) or not 32 <= self.grow_from <= 2048):
+            raise UserError(
+                f"--grow-from: expected a power of two from 32 to 2048, or 0 for off, got {self.grow_from}"
+            )
         if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
             raise UserError(
                 f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size} into parts of at least 2"
@@ -303,6 +310,18 @@ class TrainConfig:
         if activation == "published":
             activation = "tanh" if min(height, width) >= 1024 else "none"
         return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation, self.constant, self.edge)
+
+    @property
+    def levels(self) -> list[int]:
+        """The shorter sides at which it trains, one after the other; a run that starts from a model has one."""
+        full = self.model.level
+        first = full if self.init_from or not self.grow_from else min(self.grow_from, full)
+        return [2**n for n in range(first.bit_length() - 1, full.bit_length())]
+
+    def at_level(self, level: int) -> "TrainConfig":
+        """The same settings for pictures whose shorter side is `level`."""
+        height, width = self.model.size_at(level)
+        return dataclasses.replace(self, size=f"{width}x{height}", output_activation=self.model.output_activation)
 
     @property
     def augmentations(self) -> list[str]:

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 from tqdm.auto import tqdm
 
 from fastgan import __version__, data, metrics, sampling
@@ -179,7 +180,9 @@ class Evaluator:
             self.real, self.mirrored = (
                 _real(part, self.network, self.cache, self.device, mirror, progress=False) for mirror in (False, True)
             )
-        fake = metrics.extract(self.network, sampling.sample(generator, self.seeds), self.device)
+        size = list(self.pictures.images.shape[2:])  # a generator that is still to grow draws smaller ones
+        drawn = (resize(batch, size) for batch in sampling.sample(generator, self.seeds))
+        fake = metrics.extract(self.network, drawn, self.device)
         figures = metrics.measure(self.real, fake, self.network, self.teachers, self.mirrored)
         nearest = metrics.nearest_training(fake, self.real, self.mirrored, min(SHEET_NEIGHBOURS, len(self.real)))
         nearest = nearest._replace(indices=self.rows[nearest.indices])
@@ -204,7 +207,7 @@ def save_sheet(folder: Path, generator: Generator, training: Tensor, alike: Sequ
     """
     drawn = sampling.sample(generator, [row.seed for row in alike], psi)
     drawn = [picture for batch in drawn for picture in batch]
-    height, width = drawn[0].shape[1:]
+    height, width = training.shape[2:]
     scale = min(1.0, SHEET_SIDE / min(height, width))
     cell = (round(width * scale), round(height * scale))
     gap, line = max(2, cell[1] // 32), 16  # pixels: between pictures, and for a row's caption

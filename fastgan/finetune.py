@@ -1,12 +1,12 @@
 """Training that starts from a model: every layer that fits is kept, and the blocks that see the picture can stay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import ModelConfig, TrainConfig, read_json
@@ -90,23 +90,31 @@ def fill(network: nn.Module, path: Path) -> Fit:
     Raises:
         UserError: not a whole safetensors file.
     """
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            kinds = {name: (tuple(x.get_shape()), DTYPES.get(x.get_dtype())) for name, x in parts.items()}
+            return _fill(network, kinds, file.get_tensor)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); download or save it again") from None
+
+
+def fill_from(network: nn.Module, other: nn.Module) -> Fit:
+    """Give a network every layer of another one that has its name, shapes and types; see :func:`fill`."""
+    state = other.state_dict()
+    return _fill(network, {name: (tuple(x.shape), x.dtype) for name, x in state.items()}, state.__getitem__)
+
+
+def _fill(
+    network: nn.Module, kinds: Mapping[str, tuple[tuple[int, ...], torch.dtype | None]], get: Callable[[str], Tensor]
+) -> Fit:
+    """Fill a network with the tensors that fit, of which `kinds` tells shapes and types and `get` gives the values."""
     state, layers = network.state_dict(), {}
     for name in state:
         layers.setdefault(_layer_of(name), []).append(name)
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-
-            def fits(name: str) -> bool:
-                if name not in names:
-                    return False
-                found, mine = file.get_slice(name), state[name]
-                return tuple(found.get_shape()) == tuple(mine.shape) and DTYPES.get(found.get_dtype()) == mine.dtype
-
-            kept = [layer for layer, members in layers.items() if all(map(fits, members))]
-            tensors = {name: file.get_tensor(name) for layer in kept for name in layers[layer]}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); download or save it again") from None
+    fits = {name for name, mine in state.items() if kinds.get(name) == (tuple(mine.shape), mine.dtype)}
+    kept = [layer for layer, members in layers.items() if fits.issuperset(members)]
+    tensors = {name: get(name) for layer in kept for name in layers[layer]}
     with torch.no_grad():
         network.load_state_dict(tensors, strict=False)
     share = sum(tensor.numel() for tensor in tensors.values()) / sum(tensor.numel() for tensor in state.values())

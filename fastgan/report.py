@@ -30,7 +30,7 @@ CHARTS = (  # title, what it says, figures that begin so; what no chart names ge
     ("Images per second", "Real pictures shown to D, evaluations and saving left out.", ("images_per_second",)),
 )
 OWN_CHARTS = {"kid", "precision", "recall", "coverage", "diversity"}
-NO_CURVE = {"images", "step", "seconds"}
+NO_CURVE = {"images", "step", "seconds", "level"}
 
 
 class Line(NamedTuple):

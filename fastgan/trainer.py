@@ -34,12 +34,20 @@ from tqdm.auto import tqdm
 
 from fastgan import data, fast, sampling, watch
 from fastgan.cards import write_run_facts
-from fastgan.checkpoints import RunState, checkpoints_in, clear_leftovers, load_checkpoint, save_checkpoint
+from fastgan.checkpoints import (
+    RunState,
+    checkpoints_in,
+    clear_leftovers,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from fastgan.config import TrainConfig, parse_every
 from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.evaluation import Evaluator, save_features, save_sheet
-from fastgan.finetune import freeze_blocks, open_base
+from fastgan.finetune import fill_from, freeze_blocks, open_base
+from fastgan.growing import level_at, shrink
 from fastgan.hub import save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
@@ -49,6 +57,7 @@ CONFIG_FILE = "train_config.json"
 LOG_FILE = "log.jsonl"
 SKIPPED_FILE = "skipped.tsv"
 GRID_SEEDS = range(16)
+NO_MEMORY = ("out of memory", "can't allocate memory")  # in what PyTorch says on MPS and on a CPU
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
 GOING, FINISHED, INTERRUPTED, DIVERGED = range(4)
 
@@ -69,15 +78,20 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         KeyboardInterrupt: the run was interrupted; it is saved and the message says how to go on.
     """
     with fast.use(config.fast):
-        trainer = Trainer(config, resume)
+        trainer = None
         try:
+            trainer = Trainer(config, resume)
             return trainer.run()
         except RuntimeError as error:
             if isinstance(error, torch.distributed.DistError) or "closed by peer" in str(error):
                 raise UserError("another process has ended; see what it said") from error
+            if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY):
+                text = f"{run_folder(config)}: out of memory; more --accumulate, a smaller --size or --ngf need less"
+                raise UserError(text) from error
             raise
         finally:
-            trainer.close()
+            if trainer:
+                trainer.close()
 
 
 def run_folder(config: TrainConfig) -> Path:
@@ -116,7 +130,8 @@ class Trainer:
         self.stop = self.wish = GOING  # what is decided; what this process would have
         self.warned = self.began = False
         self.evaluated = -1  # pictures seen at the last evaluation
-        self.state = RunState()
+        self.levels = config.levels
+        self.state = RunState(level=self.levels[0])
         self.sums: dict[str, Tensor] = {}
         self.micro_steps = 0
         try:
@@ -136,6 +151,10 @@ class Trainer:
         self.pictures = self._together(lambda: None if self.config.streaming else self._load_pictures())
         if self.config.fast:
             fast.prepare(self.accelerator.device)
+        if resume:
+            self.state.level = read_state(checkpoints[-1])[0].level or self.levels[-1]
+        if self.state.level < self.levels[-1]:
+            self._rehearse()
         self._build_networks()
         self.evaluator = self._together(self._start_evaluator)
         if resume:
@@ -155,10 +174,14 @@ class Trainer:
         )
         self.log_clock = (started, state.images)
         self.deadline = started + 60 * (config.max_minutes or math.inf)
+        self.before = state.seconds
         batches = self._batches()
         with self._signals():
             with self._progress() as self.bar:
+                self.due = self._level_by_length()
                 while self.stop == GOING:
+                    if self.due > state.level:
+                        self.grow(self.due)
                     self.step(batches)
                     now = time.monotonic()
                     state.seconds, last = state.seconds + now - last, now
@@ -192,6 +215,7 @@ class Trainer:
             real: this process's part, [b, C, H, W] in [-1, 1].
         """
         self._seed_from_clock(len(real))
+        real = shrink(real, self.levels[-1] // self.state.level)
         with self.accelerator.accumulate(self.players.generator, self.players.discriminator):
             values = self.objective.play(self.players, real)
         self.state.images += len(real) * self.world
@@ -366,7 +390,8 @@ class Trainer:
         return f"{name}, {self.world} processes" if self.world > 1 else name
 
     def _build_networks(self) -> None:
-        config = self.config
+        """Networks and optimizers for the size at hand."""
+        config = self.config.at_level(self.state.level)
         torch.manual_seed(config.seed)  # every process starts from the same weights
         generator = Generator(config.model)
         self.objective = objective_of(config, self.accelerator)
@@ -388,6 +413,29 @@ class Trainer:
             # PyTorch 2.15 renames the setting that Accelerate passes on; older ones know only this name.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.players = Players(*self.accelerator.prepare(generator, discriminator, g_optimizer, d_optimizer))
+
+    def _rehearse(self) -> None:
+        """One step at full size on blank pictures, forgotten at once: too little memory is said now, not later."""
+        level, self.state.level = self.state.level, self.levels[-1]
+        self._build_networks()
+        model, parts = self.config.model, self.config.accumulate * self.world
+        shape = (self.config.batch_size // parts, model.channels, model.height, model.width)
+        with self.accelerator.accumulate(self.players.generator, self.players.discriminator):
+            self.objective.play(self.players, torch.zeros(shape, device=self.accelerator.device))
+        self.accelerator.free_memory()
+        del self.players, self.objective, self.ema
+        self.state.level = level
+
+    def grow(self, level: int) -> None:
+        """Go on at the next size, with every layer that fits; the last one, optimizers and memory begin anew."""
+        networks, _ = self._parts()
+        self.accelerator.free_memory()
+        self.state.level = level
+        self._build_networks()
+        for name, network in self._parts()[0].items():
+            fill_from(network, networks[name])
+        config = self.ema.model.config
+        self.say(f"{self.state.kimg:.1f} kimg: pictures grow to {config.width}x{config.height}")
 
     def _start_evaluator(self) -> Evaluator | None:
         """What measures the generator now and then; None where that is off or there is too little to compare with."""
@@ -513,8 +561,10 @@ class Trainer:
         started, self.evaluated = time.monotonic(), self.state.images
         generator = self._settled()
         figures, alike = self.evaluator(generator)
-        self._record({**figures.to_dict(), "evaluation_seconds": round(time.monotonic() - started, 2)})
-        if self.state.best_kid is None or figures.kid < self.state.best_kid:
+        seconds = round(time.monotonic() - started, 2)
+        self._record({**figures.to_dict(), "level": self.state.level, "evaluation_seconds": seconds})
+        grown = self.state.level == self.levels[-1]
+        if grown and (self.state.best_kid is None or figures.kid < self.state.best_kid):
             self.state.best_kid, self.state.best_images = figures.kid, self.state.images
             save_model(generator, self.folder / "best")
         save_sheet(self.folder, generator, self.pictures.images, alike)
@@ -551,19 +601,27 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _decide(self, seconds: float) -> None:
-        """Set whether to stop, the same in every process."""
-        config, state = self.config, self.state
-        at_length = state.images >= 1000 * config.duration_kimg or state.steps == config.max_steps
-        if at_length or (config.max_minutes is not None and seconds >= 60 * config.max_minutes):
+        """Set whether to stop and which size is due, the same in every process."""
+        state, limit = self.state, 60 * (self.config.max_minutes or math.inf)
+        at_length = state.images >= self.length
+        if at_length or seconds >= limit:
             self.wish = max(self.wish, FINISHED)
+        level = level_at(self.levels, (self.before + seconds) / (self.before + limit))
         if self.world == 1:
-            self.stop = self.wish
+            self.stop, self.due = self.wish, level
         elif at_length or state.steps % AGREE_EVERY == 0:
-            wishes = self.accelerator.gather(torch.tensor([self.wish], device=self.accelerator.device))
-            self.stop = int(wishes.max())
+            wishes = self.accelerator.gather(torch.tensor([[self.wish, level]], device=self.accelerator.device))
+            self.stop, self.due = wishes.amax(0).tolist()
+        self.due = max(self.due, self._level_by_length())
+
+    def _level_by_length(self) -> int:
+        """The size that is due by the number of pictures shown."""
+        return level_at(self.levels, min(1.0, self.state.images / self.length))
 
     def _finish(self) -> Path:
         """Save what there is and say where it is."""
+        if self.stop == FINISHED and self.state.level < self.levels[-1]:  # too short a run to have come that far
+            self.grow(self.levels[-1])
         if self.main and self.stop == FINISHED and self.evaluated != self.state.images:
             self.evaluate()
         if self.main and self.stop != DIVERGED:
@@ -577,7 +635,9 @@ class Trainer:
                 f"from before; start anew with a lower --learning-rate, or with --mixed-precision no{not_there}"
             )
         if self.stop == INTERRUPTED:
-            raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {again}{not_there}")
+            size = "" if self.state.level == self.levels[-1] else f", still at {self.ema.model.config.width} pixels"
+            at = f"{self.state.kimg:.2f} kimg{size}"
+            raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {again}{not_there}")
         self.say(
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
             f"More pictures: fastgan sample {self.folder} --seeds 0-63 --grid grid.png"
@@ -609,7 +669,7 @@ class Trainer:
     def _progress(self) -> tqdm:
         """A bar over pictures with rate and time left; a line every half minute where there is no terminal."""
         config = self.config
-        self.length = int(1000 * config.duration_kimg)
+        self.length = max(1, int(1000 * config.duration_kimg))
         if config.max_steps is not None:
             self.length = min(self.length, config.max_steps * config.batch_size)
         return tqdm(

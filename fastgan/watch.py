@@ -40,8 +40,13 @@ def evaluations(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def best_of(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The evaluation with the lowest KID, the earliest of equals."""
-    return min(measured, key=lambda line: line["kid"], default=None)
+    """The evaluation with the lowest KID, the earliest of equals, among those of the size that is drawn by now."""
+    return min(_of_last_size(measured), key=lambda line: line["kid"], default=None)
+
+
+def _of_last_size(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The evaluations since the pictures last grew."""
+    return [line for line in measured if line.get("level") == measured[-1].get("level")]
 
 
 def remarks(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -56,7 +61,7 @@ def remarks(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     Args:
         log: as from :func:`read_log`.
     """
-    measured = evaluations(log)
+    measured = _of_last_size(evaluations(log))
     best = best_of(measured)
     if best is None:
         return {}

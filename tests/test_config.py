@@ -74,6 +74,27 @@ def test_the_recipe_decides_how_pictures_end(recipe, size, output):
     assert (model.edge, model.output_activation) == output
 
 
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [
+        ({"size": "256"}, [64, 128, 256]),
+        ({"size": "384x256"}, [64, 128, 256]),
+        ({"size": "32"}, [32]),
+        ({"size": "256", "grow_from": 0}, [256]),
+        ({"size": "256", "recipe": "paper"}, [256]),
+        ({"size": "256", "init_from": "user/model"}, [256]),
+        ({"size": "1024", "grow_from": 512, "recipe": "paper"}, [512, 1024]),
+    ],
+)
+def test_a_run_trains_at_every_size_from_the_first(changes, levels):
+    config = TrainConfig(dataset="user/pokemon", **changes)
+    assert config.levels == levels
+    for level in levels:
+        part = config.at_level(level).model
+        assert part.level == level
+        assert dataclasses.replace(part, height=config.model.height, width=config.model.width) == config.model
+
+
 def test_configs_survive_json():
     model = ModelConfig(512, 768, 4, 100, 32, "tanh")
     assert ModelConfig.from_dict(json.loads(json.dumps(model.to_dict()))) == model
@@ -90,6 +111,8 @@ def test_configs_survive_json():
         ({"accumulate": 16}, "--accumulate"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"duration_kimg": 0}, "--duration-kimg"),
+        ({"grow_from": 48}, "--grow-from"),
+        ({"grow_from": 16}, "--grow-from"),
         ({"max_minutes": -1}, "--max-minutes"),
         ({"augment": "rotate"}, "--augment"),
         ({"sample_every": "5"}, "--sample-every"),

@@ -229,6 +229,57 @@ def test_a_resumed_run_is_the_run_that_never_stopped_to_the_last_bit(tiny, recip
     assert (whole / "samples.png").read_bytes() == (halves / "samples.png").read_bytes()
 
 
+GROWING = {"recipe": "projected", "size": "128", "grow_from": 32}
+
+
+def test_a_run_starts_small_and_keeps_what_fits_as_it_grows(tiny, capsys):
+    often = {"eval_images": 8, "eval_every": "0.008kimg", "sample_every": "0.008kimg"}
+    folder = train(tiny(max_steps=8, **GROWING, **often))
+    assert fastgan.from_pretrained(folder).config.level == fastgan.from_pretrained(folder / "best").config.level == 128
+    said = capsys.readouterr().err
+    # An eighth of the run is over after 1 step, three sevenths after 4: sizes last 1, 2 and 4 parts of 7.
+    assert "0.0 kimg: pictures grow to 64x64" in said and "0.0 kimg: pictures grow to 128x128" in said
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    levels = [line["level"] for line in lines if "kid" in line]
+    assert levels == [32, 32, 64, 64, 128, 128, 128, 128]
+    widths = [Image.open(path).width for path in sorted((folder / "samples").glob("*.png"))]
+    assert widths == [4 * (level + 2) + 2 for level in levels]
+
+
+def test_growing_changes_no_layer_that_fits(tiny):
+    trainer = Trainer(tiny(**GROWING))
+    trainer.train_on(next(trainer._batches()))
+    before = {name: network.state_dict() for name, network in trainer._parts()[0].items()}
+    trainer.grow(64)
+    after = {name: network.state_dict() for name, network in trainer._parts()[0].items()}
+    trainer.train_on(next(trainer._batches()))
+    trainer.close()
+    for name in ("generator", "ema"):
+        new = {key for key in after[name] if not torch.equal(before[name].get(key, torch.empty(0)), after[name][key])}
+        assert {".".join(key.split(".")[:2]) for key in new if not key.startswith("to_")} == {"up.64", "sle.64"}
+    heads = {key for key in before["discriminator"] if key.startswith("heads.")}
+    kept = {key for key in heads if torch.equal(before["discriminator"][key], after["discriminator"][key])}
+    assert kept
+    pixels = [key for key in before["discriminator"] if key.startswith("pixels.")]
+    assert all(torch.equal(before["discriminator"][key], after["discriminator"][key]) for key in pixels)
+
+
+def test_a_growing_run_killed_at_any_size_resumes_to_the_same_weights(tiny):
+    folder = train(tiny(max_steps=8, checkpoint_every="0.008kimg", keep_checkpoints=9, **GROWING))
+    whole, checkpoints = newest(folder), checkpoints_in(folder / "checkpoints")
+    for last in (5, 3, 2, 1):  # full size, the second, just before it, the first
+        for checkpoint in checkpoints[last:]:
+            shutil.rmtree(checkpoint)
+        train(tiny(max_steps=8, checkpoint_every="0.008kimg", keep_checkpoints=9, **GROWING), resume=True)
+        assert_equal(whole, newest(folder))
+
+
+def test_a_run_is_full_size_at_its_end_however_short(tiny, capsys):
+    by_time = tiny("by time", max_steps=None, max_minutes=0.05, **GROWING)
+    assert fastgan.from_pretrained(train(by_time)).config.level == 128
+    assert fastgan.from_pretrained(train(tiny("one step", max_steps=1, **GROWING))).config.level == 128
+
+
 def test_views_of_real_pictures_are_kept_step_by_step_whatever_its_parts(tiny):
     kept = []
     for accumulate in (1, 2):
@@ -336,7 +387,8 @@ def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tin
 
 def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pictures):
     folder = tmp_path / "run"
-    automatic = ["--mixed-precision", "auto", "--recipe", "projected", "--max-steps", "2"]
+    automatic = ["--mixed-precision", "auto", "--recipe", "projected", "--max-steps", "3"]
+    automatic += ["--size", "64", "--grow-from", "32"]  # grows after the first step
     process = start(
         "--dataset", pictures, "--cache-dir", cache, *TINY, *automatic, "--output-dir", str(folder), launcher=TWO
     )
@@ -344,7 +396,8 @@ def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pic
     assert process.returncode == 0, output
     assert output.count("More pictures:") == 1
     assert json.loads((folder / "train_config.json").read_text())["mixed_precision"] in ("no", "bf16")
-    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["images"] == 16
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["images"] == 24
+    assert output.count("pictures grow to 64x64") == 1 and fastgan.from_pretrained(folder).config.level == 64
     # Each remembers the real pictures of both.
     memory = load_file(checkpoints_in(folder / "checkpoints")[-1] / "memory.safetensors")
     assert {len(view) for view in memory.values()} == {16} and memory["real.0"].unique(dim=0).shape[0] == 16
@@ -483,6 +536,26 @@ def test_resuming_refuses_what_does_not_fit(capsys, tiny, tmp_path, pictures):
     weights = checkpoints_in(folder / "checkpoints")[-1] / "generator.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "generator.safetensors" in refusal(capsys, "--resume", str(folder), "--max-steps", "4")
+
+
+NO_ROOM = """
+import resource, sys
+from fastgan.cli import train_main
+resource.setrlimit(resource.RLIMIT_DATA, (1_500_000_000, resource.RLIM_INFINITY))
+sys.exit(train_main(sys.argv[1:]))
+"""
+
+
+def test_a_size_that_memory_cannot_hold_is_said_before_the_small_ones(tmp_path, cache, pictures):
+    run = tmp_path / "run"
+    settings = ["--dataset", pictures, "--cache-dir", cache, "--size", "1024", "--mixed-precision", "no"]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, *settings, "--output-dir", str(run)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert f"error: {run}: out of memory" in done.stderr and "Traceback" not in done.stderr
+    assert not run.exists()
 
 
 FULL_DISK = """

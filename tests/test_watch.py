@@ -72,3 +72,11 @@ def test_a_log_is_read_past_a_line_that_was_cut_off(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"images": 8, "kid": 0.5}\n[1]\n{"images": 16, "ki')
     assert read_log(tmp_path / "log.jsonl") == [{"images": 8, "kid": 0.5}]
     assert read_log(tmp_path / "none.jsonl") == []
+
+
+def test_a_run_that_grew_is_judged_by_what_it_draws_since():
+    log = run([0.010, 0.012, 0.05, 0.04, 0.03, 0.02, 0.02], recalls=[0.5] * 2 + [0.1] * 5)
+    for line in log:
+        line["level"] = 64 if line["images"] <= 20_000 else 128
+    assert remarks(log) == {}
+    assert best_of(evaluations(log))["images"] == 60_000
