@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 from tqdm.auto import tqdm
 
 from fastgan import __version__, data, metrics, sampling
 from fastgan.config import TrainConfig, read_json
 from fastgan.errors import UserError
 from fastgan.features import to_rgb
+from fastgan.growing import shrink
 from fastgan.hub import weights_hash, write_file
 from fastgan.metrics import MetricNetwork, Metrics, Nearest
 from fastgan.models import Generator
@@ -164,29 +164,36 @@ class Evaluator:
         self.pictures, self.seeds, self.teachers, self.device = pictures, range(images), teachers, device
         self.network = metrics.feature_network(network).to(device)
         self.cache = data.cache_folder(cache_dir) / "features"
-        self.real: Tensor | None = None
-        self.mirrored: Tensor | None = None
+        self.rows = torch.linspace(0, len(pictures.images) - 1, min(MOST_REAL, len(pictures.images))).round().long()
+        self.height = 0  # of the real pictures that were looked at
+        self.real = self.mirrored = torch.empty(0)
 
     def __call__(self, generator: Generator) -> tuple[Metrics, list[Alike]]:
-        """The figures of a generator in eval mode, and what it drew that comes nearest to training pictures."""
-        if self.real is None:
-            self.rows = torch.linspace(0, len(self.pictures.images) - 1, min(MOST_REAL, len(self.pictures.images)))
-            self.rows = self.rows.round().long()
-            part = replace(
-                self.pictures,
-                images=self.pictures.images[self.rows],
-                fingerprint=f"{self.pictures.fingerprint} {len(self.rows)} of {len(self.pictures.images)}",
-            )
+        """The figures of a generator in eval mode, and what it drew that comes nearest to training pictures.
+
+        One that has yet to grow is compared with real pictures as small as its own.
+        """
+        if self.height != generator.config.height:
+            self.height = generator.config.height
+            part = self._real_part()
             self.real, self.mirrored = (
                 _real(part, self.network, self.cache, self.device, mirror, progress=False) for mirror in (False, True)
             )
-        size = list(self.pictures.images.shape[2:])  # a generator that is still to grow draws smaller ones
-        drawn = (resize(batch, size) for batch in sampling.sample(generator, self.seeds))
-        fake = metrics.extract(self.network, drawn, self.device)
+        fake = metrics.extract(self.network, sampling.sample(generator, self.seeds), self.device)
         figures = metrics.measure(self.real, fake, self.network, self.teachers, self.mirrored)
         nearest = metrics.nearest_training(fake, self.real, self.mirrored, min(SHEET_NEIGHBOURS, len(self.real)))
         nearest = nearest._replace(indices=self.rows[nearest.indices])
         return figures, most_alike(nearest, self.seeds)
+
+    def _real_part(self) -> data.Pictures:
+        """The real pictures that are compared with, as high as the drawn ones."""
+        images, factor = self.pictures.images[self.rows], self.pictures.images.shape[2] // self.height
+        fingerprint = f"{self.pictures.fingerprint} {len(self.rows)} of {len(self.pictures.images)}"
+        if factor > 1:
+            fingerprint += f" at 1/{factor}"
+            batches = (shrink(batch.float() / 127.5 - 1, factor) for batch in images.split(metrics.BATCH))
+            images = torch.cat([sampling.to_uint8(batch) for batch in batches])
+        return replace(self.pictures, images=images, fingerprint=fingerprint)
 
 
 def most_alike(nearest: Nearest, seeds: Sequence[int], rows: int = SHEET_ROWS) -> list[Alike]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
 
@@ -121,6 +123,21 @@ def test_real_pictures_are_looked_at_once(generator, faces, cache, monkeypatch):
     again = evaluation.evaluate(generator, pictures, ["efficientnet-lite0"], cache_dir=cache)
     assert sum(seen) == 16  # the drawn ones only
     assert again == first
+
+
+def test_a_generator_that_has_yet_to_grow_is_compared_with_real_pictures_as_small(generator, faces, cache):
+    pictures = load_pictures(str(faces), size=(2 * SIZE, 2 * SIZE), cache_dir=cache, progress=False)
+    measure = evaluation.Evaluator("efficientnet-lite1", pictures, 8, cache_dir=cache)
+    figures, alike = measure(generator)
+    small = F.avg_pool2d(pictures.images.float(), 2).round().to(torch.uint8)
+    expected = metrics.extract(measure.network, [small], "cpu")
+    torch.testing.assert_close(measure.real, expected, rtol=0, atol=0.02)
+    assert max(row for one in alike for row in one.training) < len(pictures.images)
+
+    grown = Generator(dataclasses.replace(generator.config, height=2 * SIZE, width=2 * SIZE)).eval()
+    measure(grown)
+    torch.testing.assert_close(measure.real, metrics.extract(measure.network, [pictures.images], "cpu"))
+    assert measure(generator)[0] == figures
 
 
 def test_a_sheet_of_transparent_or_grey_pictures_is_drawn(tmp_path, faces, cache):
