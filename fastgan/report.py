@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from fastgan import __version__, watch
-from fastgan.config import TrainConfig, flag, read_json
+from fastgan.config import ModelConfig, TrainConfig, flag, read_json
 from fastgan.errors import UserError
 from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, weights_hash, write_file
 
@@ -74,10 +74,13 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
     best = watch.best_of(measured)
     last = log[-1] if log else {"images": 0, "seconds": 0.0}
     where = folder.name if folder.is_absolute() else str(folder)
+    drawn = folder / CONFIG_FILE  # a run that has yet to grow draws smaller pictures than its settings say
+    model = ModelConfig.from_dict(read_json(drawn)) if drawn.is_file() else settings.model
     return {
         "name": folder.resolve().name,
         "dataset": Path(settings.dataset.rstrip("/")).name if Path(settings.dataset).exists() else settings.dataset,
         "settings": settings,
+        "size": f"{model.width}×{model.height}",
         "kimg": f"{last['images'] / 1000:,.2f}",
         "time": _minutes(last["seconds"]),
         "parameters": _parameters(folder / WEIGHTS_FILE),

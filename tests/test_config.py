@@ -77,9 +77,9 @@ def test_the_recipe_decides_how_pictures_end(recipe, size, output):
 @pytest.mark.parametrize(
     ("changes", "levels"),
     [
-        ({"size": "256"}, [64, 128, 256]),
-        ({"size": "384x256"}, [64, 128, 256]),
-        ({"size": "32"}, [32]),
+        ({"size": "512"}, [128, 256, 512]),
+        ({"size": "384x256"}, [128, 256]),
+        ({"size": "64"}, [64]),
         ({"size": "256", "grow_from": 0}, [256]),
         ({"size": "256", "recipe": "paper"}, [256]),
         ({"size": "256", "init_from": "user/model"}, [256]),

@@ -88,6 +88,12 @@ def test_the_page_needs_nothing_but_itself_and_says_what_the_run_is(run, capsys)
     assert str(run.parent) not in text  # no path of this machine
 
 
+def test_a_run_that_has_yet_to_grow_tells_the_size_it_draws(run):
+    settings = json.loads((run / "train_config.json").read_text())
+    (run / "train_config.json").write_text(json.dumps({**settings, "size": str(4 * SIZE), "grow_from": SIZE}))
+    assert f"A generator of {SIZE}×{SIZE} pictures" in Reader(write_report(run).read_text()).text
+
+
 def test_settings_that_differ_from_the_defaults_stand_out(run):
     text = write_report(run).read_text()
     changed = re.findall(r"<tr class=set><td><code>(.*?)</code></td><td>(.*?)</td>", text)
