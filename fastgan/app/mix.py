@@ -111,9 +111,9 @@ def mix_tab(page: Page) -> MixTab:
         style = page.linked("style", gr.Textbox("4-7", label="Styles, across", min_width=140, max_lines=1))
         gates = page.linked(
             "gates",
-            gr.CheckboxGroup(GATES, value=GATES, label="Gates that take the style", min_width=330, scale=2),
+            gr.CheckboxGroup(GATES, value=GATES, label="Gates that take the style", min_width=310, scale=2),
         )
-        much = gr.Slider(0, 1, 1, step=0.05, label="Strength", min_width=200)
+        much = gr.Slider(0, 1, 1, step=0.05, label="Strength", min_width=220)
         strength = page.linked("strength", much)
         run = gr.Button("Mix", variant="primary", elem_id="draw-mix", min_width=100)
     with gr.Row():
