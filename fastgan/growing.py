@@ -34,6 +34,7 @@ def shrink(images: Tensor, factor: int) -> Tensor:
     """
     if images.shape[1] < 4 or factor == 1:
         return downscale(images, factor)
-    weight = (1 + (images[:, 3:] + 1) / 2 * 63) / 64  # of what can't be seen a little: it has a colour too
+    opacity = (images[:, 3:] + 1) / 2
+    weight = opacity + (1 - opacity) / 64  # what can't be seen counts a little: it needs a colour too
     colours = downscale(images[:, :3] * weight, factor) / downscale(weight, factor)
     return torch.cat([colours, downscale(images[:, 3:], factor)], dim=1)

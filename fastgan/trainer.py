@@ -153,7 +153,7 @@ class Trainer:
             fast.prepare(self.accelerator.device)
         if resume:
             self.state.level = read_state(checkpoints[-1])[0].level or self.levels[-1]
-        if self.state.level < self.levels[-1]:
+        if not self.grown:
             self._rehearse()
         self._build_networks()
         self.evaluator = self._together(self._start_evaluator)
@@ -426,6 +426,11 @@ class Trainer:
         del self.players, self.objective, self.ema
         self.state.level = level
 
+    @property
+    def grown(self) -> bool:
+        """Whether it trains at full size."""
+        return self.state.level == self.levels[-1]
+
     def grow(self, level: int) -> None:
         """Go on at the next size, with every layer that fits; the last one, optimizers and memory begin anew."""
         networks, _ = self._parts()
@@ -563,8 +568,7 @@ class Trainer:
         figures, alike = self.evaluator(generator)
         seconds = round(time.monotonic() - started, 2)
         self._record({**figures.to_dict(), "level": self.state.level, "evaluation_seconds": seconds})
-        grown = self.state.level == self.levels[-1]
-        if grown and (self.state.best_kid is None or figures.kid < self.state.best_kid):
+        if self.grown and (self.state.best_kid is None or figures.kid < self.state.best_kid):
             self.state.best_kid, self.state.best_images = figures.kid, self.state.images
             save_model(generator, self.folder / "best")
         save_sheet(self.folder, generator, self.pictures.images, alike)
@@ -620,7 +624,7 @@ class Trainer:
 
     def _finish(self) -> Path:
         """Save what there is and say where it is."""
-        if self.stop == FINISHED and self.state.level < self.levels[-1]:  # too short a run to have come that far
+        if self.stop == FINISHED and not self.grown:  # too short a run to have come that far
             self.grow(self.levels[-1])
         if self.main and self.stop == FINISHED and self.evaluated != self.state.images:
             self.evaluate()
@@ -635,7 +639,7 @@ class Trainer:
                 f"from before; start anew with a lower --learning-rate, or with --mixed-precision no{not_there}"
             )
         if self.stop == INTERRUPTED:
-            size = "" if self.state.level == self.levels[-1] else f", still at {self.ema.model.config.width} pixels"
+            size = "" if self.grown else f", still at {self.ema.model.config.width} pixels"
             at = f"{self.state.kimg:.2f} kimg{size}"
             raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {again}{not_there}")
         self.say(

@@ -5,10 +5,8 @@ from fastgan.growing import level_at, shrink
 
 
 def test_each_size_lasts_twice_as_long_as_the_one_before():
-    shares = torch.arange(0, 15) / 15 + 1e-6
-    assert [level_at([64, 128, 256, 512], float(share)) for share in shares] == [64] + 2 * [128] + 4 * [256] + 8 * [
-        512
-    ]
+    levels = [level_at([64, 128, 256, 512], (part + 0.01) / 15) for part in range(15)]
+    assert levels == [64, *2 * [128], *4 * [256], *8 * [512]]
     assert level_at([64, 128], 1.0) == 128
     assert level_at([256], 0.0) == level_at([256], 1.0) == 256
 

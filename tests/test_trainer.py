@@ -278,7 +278,7 @@ def test_a_growing_run_killed_at_any_size_resumes_to_the_same_weights(tiny):
         assert_equal(whole, newest(folder))
 
 
-def test_a_run_is_full_size_at_its_end_however_short(tiny, capsys):
+def test_a_run_is_full_size_at_its_end_however_short(tiny):
     by_time = tiny("by time", max_steps=None, max_minutes=0.05, **GROWING)
     assert fastgan.from_pretrained(train(by_time)).config.level == 128
     assert fastgan.from_pretrained(train(tiny("one step", max_steps=1, **GROWING))).config.level == 128
