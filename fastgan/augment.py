@@ -21,7 +21,7 @@ def color(x: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, ratio: float = 0.125, places: int | None = None) -> Tensor:
-    """Shifts each picture by up to `ratio` of its side; what comes in from outside is mid-grey 0.
+    """Shifts each picture by up to `ratio` of its side; what comes in from outside is mid-grey 0, or transparent.
 
     Args:
         x: [B, C, H, W].
@@ -34,7 +34,8 @@ def translation(x: Tensor, ratio: float = 0.125, places: int | None = None) -> T
     step_y, step_x = (max(1, side // places) if places else 1 for side in (height, width))
     dy = step_y * torch.randint(-(reach_y // step_y), reach_y // step_y + 1, (batch, 1), device=x.device)
     dx = step_x * torch.randint(-(reach_x // step_x), reach_x // step_x + 1, (batch, 1), device=x.device)
-    padded = F.pad(x, (reach_x, reach_x, reach_y, reach_y))
+    pad = partial(F.pad, pad=(reach_x, reach_x, reach_y, reach_y))
+    padded = torch.cat([pad(x[:, :3], value=0.0), pad(x[:, 3:], value=-1.0)], dim=1)
     rows = torch.arange(height, device=x.device) + reach_y + dy  # [B, H]
     columns = torch.arange(width, device=x.device) + reach_x + dx  # [B, W]
     picture = torch.arange(batch, device=x.device)[:, None, None]
@@ -43,7 +44,7 @@ def translation(x: Tensor, ratio: float = 0.125, places: int | None = None) -> T
 
 
 def cutout(x: Tensor, ratio: float = 0.5) -> Tensor:
-    """Sets one rectangle of each picture to mid-grey 0, `ratio` of its sides long, anywhere."""
+    """Sets one rectangle of each picture to mid-grey 0, or transparent, `ratio` of its sides long, anywhere."""
     batch, _, height, width = x.shape
     cut_height, cut_width = int(height * ratio + 0.5), int(width * ratio + 0.5)
     top = torch.randint(0, height + 1 - cut_height % 2, (batch, 1), device=x.device) - cut_height // 2
@@ -52,7 +53,7 @@ def cutout(x: Tensor, ratio: float = 0.5) -> Tensor:
     inside_rows = (row >= top) & (row < top + cut_height)  # [B, H]
     inside_columns = (column >= left) & (column < left + cut_width)  # [B, W]
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    return x.masked_fill(inside, 0.0)
+    return torch.cat([x[:, :3].masked_fill(inside, 0.0), x[:, 3:].masked_fill(inside, -1.0)], dim=1)
 
 
 def augment(x: Tensor, policy: Sequence[str], cutout_ratio: float = 0.5, places: int | None = None) -> Tensor:

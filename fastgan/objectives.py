@@ -232,10 +232,10 @@ def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:
     seed = torch.initial_seed() + 1  # follows from the state at hand, without drawing from it or waiting for a device
     for images in sets:
         torch.manual_seed(seed)
-        if images.shape[1] == 4:
-            images = on_random_colours(images)
         places = PLACES if min(images.shape[2:]) >= LARGE else None
-        yield augment(images, config.augmentations, config.cutout, places)
+        images = augment(images, config.augmentations, config.cutout, places)
+        # Laid on colours last: what moves in from outside is transparent, and no edge hides a corner that is not.
+        yield on_random_colours(images) if images.shape[1] == 4 else images
 
 
 def objective_of(config: TrainConfig, accelerator: Accelerator) -> Objective:

@@ -54,6 +54,15 @@ def test_translation_can_keep_to_a_raster_that_a_thin_frame_does_not_fit():
     assert set(rows.tolist()) == set(range(0, 9, 2)) and set(columns.tolist()) == set(range(0, 17, 4))
 
 
+@pytest.mark.parametrize("change", [translation, cutout])
+def test_where_a_transparent_picture_is_not_nothing_is_seen(change):
+    torch.manual_seed(0)
+    changed = change(torch.ones(50, 4, 32, 32))
+    outside = changed[:, 3] == -1
+    assert outside.any()
+    assert (changed[:, :3].permute(0, 2, 3, 1)[outside] == 0).all() and (changed[:, 3][~outside] == 1).all()
+
+
 def test_cutout_takes_at_most_a_quarter_and_never_all():
     torch.manual_seed(0)
     gone = (cutout(torch.ones(200, 1, 32, 32)) == 0).float().mean(dim=(1, 2, 3))

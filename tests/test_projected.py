@@ -118,6 +118,13 @@ def test_drawn_and_real_pictures_are_changed_alike(channels):
     assert not torch.equal(one, next_one)
 
 
+def test_a_transparent_picture_that_moves_shows_no_edge():
+    settings = TrainConfig(dataset="pictures", size="32", channels=4, augment="translation")
+    clear = torch.cat([torch.rand(8, 3, 32, 32), torch.full((8, 1, 32, 32), -1.0)], dim=1)
+    (seen,) = changed_alike(settings, clear)
+    assert torch.equal(seen, seen[:, :, :1, :1].expand_as(seen))
+
+
 @pytest.mark.parametrize(("side", "step"), [(128, 1), (256, 4)])
 def test_large_pictures_move_by_steps(side, step):
     torch.manual_seed(0)
