@@ -47,7 +47,7 @@ from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.evaluation import Evaluator, save_features, save_sheet
 from fastgan.finetune import fill_from, freeze_blocks, open_base
-from fastgan.growing import level_at, shrink
+from fastgan.growing import enlarge, level_at, shrink
 from fastgan.hub import save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
@@ -418,8 +418,8 @@ class Trainer:
         """One step at full size on blank pictures, forgotten at once: too little memory is said now, not later."""
         level, self.state.level = self.state.level, self.levels[-1]
         self._build_networks()
-        model, parts = self.config.model, self.config.accumulate * self.world
-        shape = (self.config.batch_size // parts, model.channels, model.height, model.width)
+        model = self.config.model
+        shape = (self.part, model.channels, model.height, model.width)
         with self.accelerator.accumulate(self.players.generator, self.players.discriminator):
             self.objective.play(self.players, torch.zeros(shape, device=self.accelerator.device))
         self.accelerator.free_memory()
@@ -427,18 +427,27 @@ class Trainer:
         self.state.level = level
 
     @property
+    def part(self) -> int:
+        """How many pictures one process takes at a time."""
+        return self.config.batch_size // self.config.accumulate // self.world
+
+    @property
     def grown(self) -> bool:
         """Whether it trains at full size."""
         return self.state.level == self.levels[-1]
 
     def grow(self, level: int) -> None:
-        """Go on at the next size, with every layer that fits; the last one, optimizers and memory begin anew."""
-        networks, _ = self._parts()
+        """Go on at the next size, with every layer that fits; the last ones, optimizers and memory begin anew."""
+        before, _ = self._parts()
         self.accelerator.free_memory()
         self.state.level = level
         self._build_networks()
-        for name, network in self._parts()[0].items():
-            fill_from(network, networks[name])
+        now, _ = self._parts()
+        fill_from(now["discriminator"], before["discriminator"])
+        fill_from(now["generator"], before["generator"])
+        enlarge(now["generator"], before["generator"], self.part)
+        now["ema"].load_state_dict(now["generator"].state_dict())
+        fill_from(now["ema"], before["ema"])
         config = self.ema.model.config
         self.say(f"{self.state.kimg:.1f} kimg: pictures grow to {config.width}x{config.height}")
 
@@ -520,8 +529,7 @@ class Trainer:
 
     def _settled(self) -> Generator:
         """The averaged generator, ready for eval mode."""
-        part = self.config.batch_size // self.config.accumulate // self.world
-        return self.ema.settle(self.accelerator.unwrap_model(self.players.generator), batch_size=part)
+        return self.ema.settle(self.accelerator.unwrap_model(self.players.generator), batch_size=self.part)
 
     def draw_samples(self) -> Generator:
         """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures. Returns the generator drawn."""

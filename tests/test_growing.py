@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from fastgan.growing import level_at, shrink
+from fastgan.config import ModelConfig
+from fastgan.finetune import fill_from
+from fastgan.growing import enlarge, level_at, shrink
+from fastgan.models import Generator, downscale
 
 
 def test_each_size_lasts_twice_as_long_as_the_one_before():
@@ -31,3 +34,51 @@ def test_hidden_colours_do_not_bleed_into_small_pictures():
     torch.testing.assert_close(small[0, :3, 0, 0], red, atol=0.04, rtol=0)
     torch.testing.assert_close(small[0, :3, 0, 1], (red + green) / 2)
     torch.testing.assert_close(shrink(torch.full((1, 4, 4, 4), 0.5), 4), torch.full((1, 4, 1, 1), 0.5))
+
+
+@pytest.mark.parametrize(("size", "channels"), [(64, 4), (128, 1), (256, 3)])
+def test_a_generator_of_twice_the_size_begins_with_the_same_pictures(size, channels):
+    torch.manual_seed(0)
+    settings = {"channels": channels, "z_dim": 8, "ngf": 12, "output_activation": "tanh", "edge": "replicate"}
+    smaller = Generator(ModelConfig(size // 2, size // 2, **settings))
+    larger = Generator(ModelConfig(size, size, **settings))
+    weight = smaller.to_full.parametrizations.weight.original
+    with torch.no_grad():
+        weight[:, :, [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0  # taps are closer in a larger picture
+    fill_from(larger, smaller)
+    enlarge(larger, smaller)
+
+    z = torch.randn(64, 8)
+    noise = [torch.randn(64, 1, *maps) for maps in larger.noise_sizes()]
+    with torch.no_grad():
+        before = smaller(z, noise=noise[: len(smaller.noise_sizes())]).full
+        after = larger(z, noise=noise).full
+    assert before.std() > 0.1
+    torch.testing.assert_close(downscale(after, 2), before, atol=0.1, rtol=0)
+    assert (after - before.repeat_interleave(2, 2).repeat_interleave(2, 3)).abs().max() < 0.1
+
+
+def test_what_begins_as_an_enlargement_goes_on_learning():
+    torch.manual_seed(0)
+    smaller, larger = (Generator(ModelConfig(size, size, z_dim=8, ngf=12)) for size in (128, 256))
+    fill_from(larger, smaller)
+    enlarge(larger, smaller)
+    optimizer = torch.optim.Adam(larger.parameters(), lr=1e-3)
+    z, goal = torch.randn(8, 8), torch.rand(8, 3, 256, 256) * 2 - 1
+    losses = []
+    for _ in range(3):
+        loss = (larger(z).full - goal).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[2] < losses[0]
+    idle = [name for name, p in larger.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == ["to_small.parametrizations.weight.original"]
+
+
+def test_a_map_too_narrow_for_a_picture_is_left_as_it_was():
+    smaller, larger = (Generator(ModelConfig(size, size, z_dim=8, ngf=4)) for size in (128, 256))
+    state = {name: tensor.clone() for name, tensor in larger.state_dict().items()}
+    enlarge(larger, smaller)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in larger.state_dict().items())
