@@ -1,5 +1,6 @@
 """Training that starts from a model: every layer that fits is kept, and the blocks that see the picture can stay."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import ModelConfig, TrainConfig, read_json
 from fastgan.errors import UserError
+from fastgan.growing import enlarge
 from fastgan.hub import CONFIG_FILE, DTYPES, MAX_CONFIG, WEIGHTS_FILE, fetch, weights_limit
+from fastgan.models import Generator
 
 MAX_DISCRIMINATOR = 2**30  # bytes; the published one at 1024 pixels has 0.1 * 2**30
 FROM_TRAINING = ("recipe", "ndf")  # settings that training/config.json tells of a model's discriminator
@@ -70,12 +73,25 @@ class Base(NamedTuple):
                 f"--init-from {self.name}: none of its layers fit (it has --ngf {theirs.ngf} --z-dim {theirs.z_dim}, "
                 f"this run --ngf {mine.ngf} --z-dim {mine.z_dim})"
             )
+        g_text = str(g_fit)
+        if self._is_smaller(generator.config):
+            smaller = Generator(self.config)
+            fill(smaller, self.raw or self.averaged)
+            double_to(generator, smaller)
+            g_text += ", which begin by enlarging its pictures"
         d_text = "starts anew: the model brings none"
         if self.discriminator:
             d_fit = fill(discriminator, self.discriminator)
             d_text = "starts anew: none of its layers fit" if d_fit.is_nothing else str(d_fit)
         where = f"{self.name}@{self.revision[:10]}" if self.revision else self.name
-        say(f"Starting from {where}: the generator {g_fit}; the discriminator {d_text}")
+        say(f"Starting from {where}: the generator {g_text}; the discriminator {d_text}")
+
+    def _is_smaller(self, config: ModelConfig) -> bool:
+        """Whether a generator with this config can begin by enlarging this one's pictures."""
+        factor, rest = divmod(config.level, self.config.level)
+        same = {"height": factor * self.config.height, "width": factor * self.config.width}
+        same |= {"channels": self.config.channels, "ngf": self.config.ngf}
+        return factor > 1 and not rest and all(getattr(config, name) == value for name, value in same.items())
 
     def fill_averaged(self, generator: nn.Module) -> None:
         """Give the averaged generator every layer that fits."""
@@ -103,6 +119,24 @@ def fill_from(network: nn.Module, other: nn.Module) -> Fit:
     """Give a network every layer of another one that has its name, shapes and types; see :func:`fill`."""
     state = other.state_dict()
     return _fill(network, {name: (tuple(x.shape), x.dtype) for name, x in state.items()}, state.__getitem__)
+
+
+def double_to(larger: Generator, smaller: Generator, batch_size: int = 8) -> None:
+    """Give a larger generator every layer of a smaller one that fits, and have the others begin by enlarging.
+
+    Args:
+        larger: of the smaller one's channels and width, and twice its size, or four times, or more.
+        smaller: in training mode; its running statistics move.
+        batch_size: see :func:`fastgan.growing.enlarge`.
+    """
+    while smaller.config.level < larger.config.level:
+        height, width = 2 * smaller.config.height, 2 * smaller.config.width
+        double = larger
+        if height < larger.config.height:
+            double = Generator(dataclasses.replace(larger.config, height=height, width=width))
+        fill_from(double, smaller)
+        enlarge(double, smaller, batch_size)
+        smaller = double
 
 
 def _fill(

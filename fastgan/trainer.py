@@ -46,8 +46,8 @@ from fastgan.config import TrainConfig, parse_every
 from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.evaluation import Evaluator, save_features, save_sheet
-from fastgan.finetune import fill_from, freeze_blocks, open_base
-from fastgan.growing import enlarge, level_at, shrink
+from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
+from fastgan.growing import level_at, shrink
 from fastgan.hub import save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
@@ -448,8 +448,7 @@ class Trainer:
             self._build_networks()
             now, _ = self._parts()
             fill_from(now["discriminator"], before["discriminator"])
-            fill_from(now["generator"], before["generator"])
-            enlarge(now["generator"], before["generator"], self.part)
+            double_to(now["generator"], before["generator"], self.part)
             now["ema"].load_state_dict(now["generator"].state_dict())
             fill_from(now["ema"], before["ema"])
         config = self.ema.model.config

@@ -12,7 +12,7 @@ from fastgan.cli import resolve
 from fastgan.config import ModelConfig
 from fastgan.finetune import fill, freeze_blocks, open_base
 from fastgan.hub import save_model
-from fastgan.models import Discriminator, Generator
+from fastgan.models import Discriminator, Generator, downscale
 from fastgan.projected import ProjectedDiscriminator
 from fastgan.trainer import Trainer, train
 from tests.commands import ROOT, only_line
@@ -87,6 +87,18 @@ def test_another_size_and_other_channels_keep_what_fits_and_say_which(base, star
     old = load_file(base / "model.safetensors")
     assert torch.equal(trainer.ema.model.up["32"].conv1.parametrizations.weight.original, old[UP_32])
     assert trainer.players.generator.to_full.weight.shape[0] == 4
+
+
+def test_a_smaller_model_is_enlarged(base, start, settings, tmp_path):
+    small = train(TrainConfig(**{**settings, "ngf": 16, "output_dir": str(tmp_path / "small")}))
+    trainer, line = start(init_from=str(small), size="128", ngf=16)
+    assert "more), which begin by enlarging its pictures; the discriminator" in line
+    smaller = Generator(ModelConfig(32, 32, z_dim=16, ngf=16))
+    fill(smaller, checkpoints_in(small / "checkpoints")[-1] / "generator.safetensors")
+    z = torch.randn(32, 16)
+    with torch.no_grad():
+        before, after = smaller(z).full, trainer.players.generator(z).full
+    assert torch.corrcoef(torch.stack([before.flatten(), downscale(after, 4).flatten()]))[0, 1] > 0.5
 
 
 UP_32 = "up.32.conv1.parametrizations.weight.original"
