@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import random
@@ -250,7 +251,7 @@ def test_growing_changes_no_layer_that_fits(tiny):
     trainer = Trainer(tiny(**GROWING))
     batches = trainer._batches()
     trainer.train_on(next(batches))
-    before = {name: network.state_dict() for name, network in trainer._parts()[0].items()}
+    before = {name: copy.deepcopy(network.state_dict()) for name, network in trainer._parts()[0].items()}
     trainer.grow(64)
     after = {name: network.state_dict() for name, network in trainer._parts()[0].items()}
     changed = {
