@@ -88,10 +88,9 @@ class Base(NamedTuple):
 
     def _is_smaller(self, config: ModelConfig) -> bool:
         """Whether a generator with this config can begin by enlarging this one's pictures."""
-        factor, rest = divmod(config.level, self.config.level)
-        same = {"height": factor * self.config.height, "width": factor * self.config.width}
-        same |= {"channels": self.config.channels, "ngf": self.config.ngf}
-        return factor > 1 and not rest and all(getattr(config, name) == value for name, value in same.items())
+        mine, factor = self.config, config.level // self.config.level
+        same = (factor * mine.height, factor * mine.width, mine.channels, mine.ngf)
+        return factor > 1 and same == (config.height, config.width, config.channels, config.ngf)
 
     def fill_averaged(self, generator: nn.Module) -> None:
         """Give the averaged generator every layer that fits."""
@@ -134,6 +133,7 @@ def double_to(larger: Generator, smaller: Generator, batch_size: int = 8) -> Non
         double = larger
         if height < larger.config.height:
             double = Generator(dataclasses.replace(larger.config, height=height, width=width))
+            double.to(next(larger.parameters()).device)
         fill_from(double, smaller)
         enlarge(double, smaller, batch_size)
         smaller = double

@@ -54,7 +54,8 @@ def enlarge(larger: Generator, smaller: Generator, batch_size: int = 8, batches:
         smaller: in training mode; its running statistics move.
         batch_size, batches: latents that the colours' mean and deviation are measured on.
     """
-    block, level = larger.up[str(larger.config.level)], larger.config.level
+    level = larger.config.level
+    block, gated = larger.up[str(level)], level in larger.config.gates
     colours, width = larger.config.channels, larger.to_full.in_channels
     if width < colours:
         return
@@ -62,13 +63,13 @@ def enlarge(larger: Generator, smaller: Generator, batch_size: int = 8, batches:
     kernel = smaller.to_full.parametrizations.weight.original
     identity = torch.zeros(colours, width, 3, 3, device=kernel.device)
     identity[range(colours), range(colours), 1, 1] = 1
-    gate = 0.5 if level in larger.config.gates else 1.0
+    gate = 0.5 if gated else 1.0
     if isinstance(block, NoisyUpBlock):
         _begin(block.conv1, block.norm1, kernel, mean, deviation)
         _begin(block.conv2, block.norm2, identity, mean / gate, deviation / gate)
     else:
         _begin(block.conv, block.norm, kernel, mean / gate, deviation / gate)
-    if level in larger.config.gates:
+    if gated:
         excite = larger.sle[str(level)].excite
         weight = excite.parametrizations.weight.original.clone()
         weight[:colours] = 0  # the sigmoid of nothing is a half

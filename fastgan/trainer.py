@@ -437,20 +437,16 @@ class Trainer:
         return self.state.level == self.levels[-1]
 
     def grow(self, level: int) -> None:
-        """Go on at a larger size, one doubling after the other.
-
-        Every layer that fits goes on, new ones begin with what was drawn before, optimizers and memory anew.
-        """
-        while self.state.level < level:
-            before, _ = self._parts()
-            self.accelerator.free_memory()
-            self.state.level *= 2
-            self._build_networks()
-            now, _ = self._parts()
-            fill_from(now["discriminator"], before["discriminator"])
-            double_to(now["generator"], before["generator"], self.part)
-            now["ema"].load_state_dict(now["generator"].state_dict())
-            fill_from(now["ema"], before["ema"])
+        """Go on at a larger size: layers that fit go on, new ones enlarge, optimizers and memory begin anew."""
+        before, _ = self._parts()
+        self.accelerator.free_memory()
+        self.state.level = level
+        self._build_networks()
+        now, _ = self._parts()
+        fill_from(now["discriminator"], before["discriminator"])
+        double_to(now["generator"], before["generator"], self.part)
+        now["ema"].load_state_dict(now["generator"].state_dict())
+        fill_from(now["ema"], before["ema"])
         config = self.ema.model.config
         self.say(f"{self.state.kimg:.1f} kimg: pictures grow to {config.width}x{config.height}")
 
