@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import ModelConfig, TrainConfig, read_json
 from fastgan.errors import UserError
-from fastgan.growing import enlarge
+from fastgan.growing import can_enlarge, enlarge
 from fastgan.hub import CONFIG_FILE, DTYPES, MAX_CONFIG, WEIGHTS_FILE, fetch, weights_limit
 from fastgan.models import Generator
 
@@ -74,7 +74,7 @@ class Base(NamedTuple):
                 f"this run --ngf {mine.ngf} --z-dim {mine.z_dim})"
             )
         g_text = str(g_fit)
-        if self._is_smaller(generator.config):
+        if self._is_smaller(generator):
             smaller = Generator(self.config)
             fill(smaller, self.raw or self.averaged)
             double_to(generator, smaller)
@@ -86,11 +86,13 @@ class Base(NamedTuple):
         where = f"{self.name}@{self.revision[:10]}" if self.revision else self.name
         say(f"Starting from {where}: the generator {g_text}; the discriminator {d_text}")
 
-    def _is_smaller(self, config: ModelConfig) -> bool:
-        """Whether a generator with this config can begin by enlarging this one's pictures."""
-        mine, factor = self.config, config.level // self.config.level
-        same = (factor * mine.height, factor * mine.width, mine.channels, mine.ngf)
-        return factor > 1 and same == (config.height, config.width, config.channels, config.ngf)
+    def _is_smaller(self, generator: Generator) -> bool:
+        """Whether a generator can begin by enlarging this one's pictures."""
+        mine, config = self.config, generator.config
+        factor = config.level // mine.level
+        same = (factor * mine.height, factor * mine.width, mine.channels, mine.ngf, mine.z_dim)
+        fits = same == (config.height, config.width, config.channels, config.ngf, config.z_dim)
+        return factor > 1 and fits and can_enlarge(generator)
 
     def fill_averaged(self, generator: nn.Module) -> None:
         """Give the averaged generator every layer that fits."""

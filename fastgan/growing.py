@@ -41,6 +41,11 @@ def shrink(images: Tensor, factor: int) -> Tensor:
     return torch.cat([colours, downscale(images[:, 3:], factor)], dim=1)
 
 
+def can_enlarge(generator: Generator) -> bool:
+    """Whether its last map is wide enough for the colours of a smaller picture."""
+    return generator.to_full.in_channels >= generator.config.channels
+
+
 @torch.no_grad()
 def enlarge(larger: Generator, smaller: Generator, batch_size: int = 8, batches: int = 8) -> None:
     """Have a generator of twice the size begin with the pictures of the smaller one, enlarged.
@@ -56,9 +61,9 @@ def enlarge(larger: Generator, smaller: Generator, batch_size: int = 8, batches:
     """
     level = larger.config.level
     block, gated = larger.up[str(level)], level in larger.config.gates
-    colours, width = larger.config.channels, larger.to_full.in_channels
-    if width < colours:
+    if not can_enlarge(larger):
         return
+    colours, width = larger.config.channels, larger.to_full.in_channels
     mean, deviation = _colours(smaller, batch_size, batches)
     kernel = smaller.to_full.parametrizations.weight.original
     identity = torch.zeros(colours, width, 3, 3, device=kernel.device)

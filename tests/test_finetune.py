@@ -101,6 +101,12 @@ def test_a_smaller_model_is_enlarged(base, start, settings, tmp_path):
     assert torch.corrcoef(torch.stack([before.flatten(), downscale(after, 4).flatten()]))[0, 1] > 0.5
 
 
+@pytest.mark.parametrize("changes", [{"size": "256"}, {"size": "64", "z_dim": 8}])
+def test_a_smaller_model_is_not_enlarged_where_its_pictures_would_not_last(start, changes):
+    _, line = start(**changes)
+    assert "the generator keeps" in line and "enlarging" not in line
+
+
 UP_32 = "up.32.conv1.parametrizations.weight.original"
 
 
