@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgan import fast
+
 
 def color(x: Tensor) -> Tensor:
     """Random brightness (±0.5), saturation (0 to 2) and contrast (0.5 to 1.5); transparency is left alone."""
@@ -34,13 +36,21 @@ def translation(x: Tensor, ratio: float = 0.125, places: int | None = None) -> T
     step_y, step_x = (max(1, side // places) if places else 1 for side in (height, width))
     dy = step_y * torch.randint(-(reach_y // step_y), reach_y // step_y + 1, (batch, 1), device=x.device)
     dx = step_x * torch.randint(-(reach_x // step_x), reach_x // step_x + 1, (batch, 1), device=x.device)
-    pad = partial(F.pad, pad=(reach_x, reach_x, reach_y, reach_y))
-    padded = torch.cat([pad(x[:, :3], value=0.0), pad(x[:, 3:], value=-1.0)], dim=1)
+    if x.device.type == "cpu" and fast.enabled():
+        shifts = zip(x.split(1), dy.flatten().tolist(), dx.flatten().tolist(), strict=True)
+        return torch.cat([_padded(picture, (-b, b, -a, a)) for picture, a, b in shifts])
+    padded = _padded(x, (reach_x, reach_x, reach_y, reach_y))
     rows = torch.arange(height, device=x.device) + reach_y + dy  # [B, H]
     columns = torch.arange(width, device=x.device) + reach_x + dx  # [B, W]
     picture = torch.arange(batch, device=x.device)[:, None, None]
     # Indexing with three tensors around a slice puts the channels last.
     return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _padded(x: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
+    """Pictures with as many more pixels left, right, above and below, or fewer: mid-grey 0, or transparent."""
+    colours = F.pad(x[:, :3], pad, value=0.0)
+    return colours if x.shape[1] < 4 else torch.cat([colours, F.pad(x[:, 3:], pad, value=-1.0)], dim=1)
 
 
 def cutout(x: Tensor, ratio: float = 0.5) -> Tensor:

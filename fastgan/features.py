@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan import fast
 from fastgan.errors import UserError
 
 HEAD_CHANNELS = 1280
@@ -143,15 +144,11 @@ class SameConv2d(nn.Conv2d):
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:  # as much on either side, which the convolution does without a copy
             return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
+        if x.device.type == "cpu" and fast.enabled():
+            return fast.halving_conv(x, self)
         pad_h, pad_w = (max(kernel - ((side - 1) % stride + 1), 0) for side in x.shape[2:])
         x = F.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
-        if self.groups == 1 or x.device.type != "cpu":
-            return F.conv2d(x, self.weight, self.bias, stride, 0, 1, self.groups)
-        # A CPU's bfloat16 backward pass of a strided depthwise convolution takes twenty times its float32 one.
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast("cpu", enabled=False):
-            weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-            return F.conv2d(x.to(dtype), weight, bias, stride, 0, 1, self.groups).to(x.dtype)
+        return F.conv2d(x, self.weight, self.bias, stride, 0, 1, self.groups)
 
 
 def load_features(name: str = "efficientnet-lite0") -> FeatureNetwork:

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastgan import fast
+from fastgan.augment import translation
 from fastgan.config import ModelConfig
+from fastgan.features import SameConv2d
 from fastgan.models import Discriminator, Generator, Images
 
 
@@ -51,6 +53,44 @@ def test_normalisation_of_channels_last_maps_is_the_plain_one(form, momentum):
         found.append([y, *gradients(y, x, norm.weight, norm.bias), norm.running_mean, norm.running_var])
     for quick, plain in zip(*found, strict=True):
         torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_a_halving_convolution_is_the_padded_one(groups, kernel, dtype):
+    torch.manual_seed(0)
+    layer = SameConv2d(6, 6, kernel, stride=2, groups=groups).requires_grad_(False)
+    for size in [(12, 16), (11, 16), (9, 13)]:
+        x = torch.randn(2, 6, *size).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+        found = []
+        for enabled in (True, False):
+            with fast.use(enabled), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                y = layer(x)
+            found.append([y, *gradients(y, x)])
+            assert y.dtype == dtype
+        for quick, plain in zip(*found, strict=True):
+            error = 1e-5 if dtype == torch.float32 else 2**-5
+            torch.testing.assert_close(quick, plain, rtol=error, atol=error)
+
+
+@pytest.mark.parametrize("channels", [3, 6, 32, 200])
+def test_rows_are_added_up_whatever_their_length(channels):
+    rows = torch.randn(6 * 64, channels, dtype=torch.float64)
+    torch.testing.assert_close(fast._sum_of_rows(rows), rows.sum(dim=0).float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_are_moved_one_by_one_as_all_at_once(channels):
+    x = torch.rand(5, channels, 64, 48).to(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for enabled in (True, False):
+        torch.manual_seed(0)
+        with fast.use(enabled):
+            y = translation(x)
+        found.append([y, *gradients(y, x)])
+    for quick, plain in zip(*found, strict=True):
+        assert torch.equal(quick, plain)
 
 
 @pytest.mark.parametrize("channels", [2 * fast.ROW - 2, 2 * fast.ROW])
