@@ -62,11 +62,25 @@ def drawn(weight: Tensor, mean: float = 0.0, std: float = 0.02) -> None:
         nn.init.normal_(weight, mean, std)
 
 
+class EdgedConv2d(nn.Conv2d):
+    """A convolution with stride 1 that pads a map's edge at its own precision.
+
+    Autocast on a CPU would take the whole map to single precision for that, and the padded one back.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        vertical, horizontal = self.padding
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.pad(x, (horizontal, horizontal, vertical, vertical), mode=self.padding_mode)
+        return F.conv2d(x, self.weight, self.bias)
+
+
 def conv(
     in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, edge: str = "zeros"
 ) -> nn.Module:
     """A spectrally normalised convolution without bias, drawn from N(0, 0.02²); `edge` is PyTorch's padding mode."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False, padding_mode=edge)
+    kind = nn.Conv2d if edge == "zeros" else EdgedConv2d
+    layer = kind(in_channels, out_channels, kernel, stride, padding, bias=False, padding_mode=edge)
     drawn(layer.weight)
     return spectral_norm(layer)
 

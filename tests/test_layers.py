@@ -75,3 +75,18 @@ def test_a_convolution_that_repeats_its_edge_draws_no_frame():
     torch.testing.assert_close(even, even[..., :1, :1].expand_as(even))
     torch.testing.assert_close(framed[inside], framed[..., 1:2, 1:2].expand_as(framed[inside]))
     assert (framed[..., 0, :] - framed[..., 1, :]).abs().min() > 0
+
+
+def test_an_edge_is_repeated_at_the_precision_of_the_map():
+    layer = conv(4, 3, 3, padding=1, edge="replicate").eval()
+    plain = nn.Conv2d(4, 3, 3, padding=1, bias=False, padding_mode="replicate")
+    plain.load_state_dict({"weight": layer.weight})
+    x = torch.randn(2, 4, 6, 8)
+    assert torch.equal(layer(x), plain(x))
+    x = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        torch.testing.assert_close(y, plain(x))
+    [(padded, _), *_] = y.grad_fn.next_functions
+    assert padded.name() == "ReplicationPad2DBackward0"  # no other precision on the way
+    assert padded.next_functions[0][0].variable is x
