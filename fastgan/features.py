@@ -104,7 +104,7 @@ class FeatureNetwork(nn.Module):
         """
         if images.shape[1] not in (1, 3, 4) or min(images.shape[2:]) < MIN_SIDE:
             raise ValueError(f"expected 1, 3 or 4 channels and sides from {MIN_SIDE} pixels, got {list(images.shape)}")
-        x = relu6(self.stem(to_rgb(images)))
+        x = relu6(self.stem(fast.channels_last(to_rgb(images))))
         maps = []
         for i, row in enumerate(self.rows):
             x = row(x)

@@ -46,7 +46,7 @@ class MixedFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Features of pictures in [-1, 1], [B, C, H, W]."""
-        maps = self.network(channels_last(as_looked_at(images)))
+        maps = self.network(as_looked_at(images))
         mixed: list[Tensor] = []
         for i in reversed(range(len(maps))):  # from the coarsest to the finest, each with what is above it
             x = self.across_channels[i](maps[i])

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastgan import fast
 from fastgan.errors import UserError
 from fastgan.features import SCALES, FeatureNetwork, SameConv2d, _read_weights, load_features
 
@@ -128,8 +129,13 @@ def test_channels_last_keeps_the_layout_and_the_values(network):
     other = load_features().to(memory_format=torch.channels_last)
     maps = other(images.to(memory_format=torch.channels_last))
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
-    for ours, theirs in zip(network(images), maps, strict=True):
+    with fast.use(False):
+        plain = network(images)
+    assert not any(m.is_contiguous(memory_format=torch.channels_last) for m in plain)
+    for ours, theirs, same in zip(network(images), maps, plain, strict=True):
+        assert ours.is_contiguous(memory_format=torch.channels_last)  # whatever the pictures' own layout
         assert torch.allclose(ours, theirs, atol=1e-3)
+        assert torch.allclose(ours, same, atol=1e-3)
 
 
 def test_an_unknown_network_names_the_choices():
