@@ -76,15 +76,19 @@ def double_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
 def halving_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A convolution with stride 2 and TensorFlow's 'SAME' padding: [B, C, H, W] to [B, C', H/2, W/2], rounded up.
 
-    Sides that are even have one pixel less of padding in front than behind. A row of zeros in front of the kernel
-    comes to the same, and the map needs no copy.
+    On a CPU the map is not copied to pad it: even sides have one pixel less of padding in front than behind, and a row
+    of zeros in front of the kernel comes to the same.
 
     Args:
         x: the map.
-        conv: its kernel is square and has an odd side; its own padding does not count.
+        conv: its kernel is square and has an odd side; its own stride and padding do not count.
     """
-    height, width = x.shape[2:]
-    weight, padding = F.pad(conv.weight, (1 - width % 2, 0, 1 - height % 2, 0)), conv.kernel_size[0] // 2
+    kernel, (height, width) = conv.kernel_size[0], x.shape[2:]
+    if not (_enabled and x.device.type == "cpu"):
+        pad_h, pad_w = kernel - 2 + height % 2, kernel - 2 + width % 2
+        x = F.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
+        return F.conv2d(x, conv.weight, conv.bias, 2, 0, 1, conv.groups)
+    weight, padding = F.pad(conv.weight, (1 - width % 2, 0, 1 - height % 2, 0)), kernel // 2
     if conv.groups == x.shape[1] and x.dtype.itemsize == 2 and not conv.weight.requires_grad:
         return _HalvingDepthwise.apply(x, weight, conv.bias, padding)
     return F.conv2d(x, weight, conv.bias, 2, padding, 1, conv.groups)
@@ -97,7 +101,7 @@ class _HalvingDepthwise(torch.autograd.Function):
     def forward(ctx, x, weight, bias, padding):
         ctx.save_for_backward(weight)
         ctx.size, ctx.padding = x.shape, padding
-        return F.conv2d(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), 2, padding, 1, len(weight))
+        return F.conv2d(x, weight, bias, 2, padding, 1, len(weight))
 
     @staticmethod
     @once_differentiable

@@ -138,17 +138,13 @@ class Block(nn.Module):
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's 'SAME' padding: sides divide by the stride rounding up, odd padding goes last."""
+    """Convolution of stride 1 or 2 with TensorFlow's 'SAME' padding: sides divide rounding up, odd padding goes last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride == 1:  # as much on either side, which the convolution does without a copy
-            return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
-        if x.device.type == "cpu" and fast.enabled():
+        if self.stride[0] == 2:
             return fast.halving_conv(x, self)
-        pad_h, pad_w = (max(kernel - ((side - 1) % stride + 1), 0) for side in x.shape[2:])
-        x = F.pad(x, (pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2))
-        return F.conv2d(x, self.weight, self.bias, stride, 0, 1, self.groups)
+        # As much on either side, which the convolution does without a copy.
+        return F.conv2d(x, self.weight, self.bias, 1, self.kernel_size[0] // 2, 1, self.groups)
 
 
 def _relu6(x: Tensor) -> Tensor:
