@@ -57,7 +57,8 @@ CONFIG_FILE = "train_config.json"
 LOG_FILE = "log.jsonl"
 SKIPPED_FILE = "skipped.tsv"
 GRID_SEEDS = range(16)
-NO_MEMORY = ("out of memory", "can't allocate memory")  # in what PyTorch says on MPS and on a CPU
+# In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
+NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
 GOING, FINISHED, INTERRUPTED, DIVERGED = range(4)
 
