@@ -138,7 +138,7 @@ class Block(nn.Module):
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution of stride 1 or 2 with TensorFlow's 'SAME' padding: sides divide rounding up, odd padding goes last."""
+    """Convolution of stride 1 or 2 with TensorFlow's 'SAME' padding: sides divide rounding up, odd padding is last."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] == 2:
