@@ -79,7 +79,8 @@ def enlarge(larger: Generator, smaller: Generator, batch_size: int = 8, batches:
         weight = excite.parametrizations.weight.original.clone()
         weight[:colours] = 0  # the sigmoid of nothing is a half
         _set(excite, weight)
-    scale = torch.linalg.matrix_norm(larger.to_full.parametrizations.weight.original.flatten(1), 2)
+    weight = larger.to_full.parametrizations.weight.original.flatten(1)
+    scale = float(torch.linalg.matrix_norm(weight.cpu(), 2))  # not every MPS has singular values
     _set(larger.to_full, scale * identity)
 
 

@@ -106,18 +106,35 @@ class NoiseInjection(nn.Module):
         return x + (self.weight * noise).to(x.dtype)  # or single precision would spread through a half-precision map
 
 
+def average_pool(x: Tensor, side: int) -> Tensor:
+    """Adaptive average pooling, [B, C, h, w] to [B, C, side, side].
+
+    MPS has it only where a side is a multiple of the result's, so elsewhere it is two products with matrices there.
+    """
+    if x.device.type != "mps" or not (x.shape[2] % side or x.shape[3] % side):
+        return F.adaptive_avg_pool2d(x, side)
+    return pool_by_matrices(x, side)
+
+
+def pool_by_matrices(x: Tensor, side: int) -> Tensor:
+    """The same as :func:`average_pool`, for sides that are no multiples."""
+    rows, columns = (
+        F.adaptive_avg_pool1d(torch.eye(length)[None], side)[0].to(x.device, x.dtype) for length in x.shape[2:]
+    )  # [h, side] and [w, side]
+    return rows.T @ x @ columns
+
+
 class SkipLayerExcitation(nn.Module):
     """Gates in (0, 1), one per channel of a larger map, from a smaller one (arXiv:2101.04775, sec. 3.1)."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(4)
         self.squeeze = conv(in_channels, out_channels, 4)
         self.excite = conv(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, h, w]. Returns [B, C', 1, 1]."""
-        return torch.sigmoid(self.excite(F.silu(self.squeeze(self.pool(x)))))
+        return torch.sigmoid(self.excite(F.silu(self.squeeze(average_pool(x, 4)))))
 
 
 class FirstBlock(nn.Module):

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from fastgan.config import ModelConfig
 from fastgan.fast import channels_last, norm_leaky_relu
 from fastgan.features import load_features
-from fastgan.layers import spectral_norm
+from fastgan.layers import average_pool, spectral_norm
 from fastgan.models import downscale
 
 MIXED = 64  # channels of every mixed map
 PIXEL = 32  # width of the branch that looks at pixels
 LOOK_AT = 256  # pixels: pictures are shown to the frozen network at about this size, small ones doubled
+BY_PRODUCT = "use_mm_for_euclid_dist"  # the other way has no gradient on MPS in every PyTorch
 STRIDES = (4, 8, 16, 32)  # of the frozen network's maps
 
 
@@ -76,8 +77,8 @@ def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
         images: the same pictures, [B, 1 or 3, H, W].
     """
     coarse = [x.float() for x in maps[1:]]
-    views = [F.adaptive_avg_pool2d(x, 4) for x in coarse]
-    views += [F.adaptive_avg_pool2d(maps[0].float(), 8), F.adaptive_avg_pool2d(images.float(), 16)]
+    views = [average_pool(x, 4) for x in coarse]
+    views += [average_pool(maps[0].float(), 8), average_pool(images.float(), 16)]
     return [x.flatten(1) for x in views] + [x.mean((2, 3)) for x in coarse]
 
 
@@ -96,8 +97,9 @@ def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
     """
     total = drawn[0].new_zeros(())
     for x, y in zip(drawn, real, strict=True):
-        between = torch.cdist(x, y).mean()
-        among = torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+        between = torch.cdist(x, y, compute_mode=BY_PRODUCT).mean()
+        apart = torch.cdist(x, x, compute_mode=BY_PRODUCT)
+        among = (apart.sum() - apart.diagonal().sum()) / (len(x) * (len(x) - 1))
         total = total + (2 * between - among) / between.detach()
     return total / len(drawn)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fastgan.layers import FirstBlock, conv, spectral_norm
+from fastgan.layers import FirstBlock, conv, pool_by_matrices, spectral_norm
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 5, 3), nn.ConvTranspose2d(3, 5, 4)])
@@ -90,3 +90,9 @@ def test_an_edge_is_repeated_at_the_precision_of_the_map():
     [(padded, _), *_] = y.grad_fn.next_functions
     assert padded.name() == "ReplicationPad2DBackward0"  # no other precision on the way
     assert padded.next_functions[0][0].variable is x
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (8, 10), (5, 4), (16, 20)])
+def test_pooling_by_matrices_is_adaptive_pooling(shape):
+    x = torch.randn(2, 3, *shape)
+    torch.testing.assert_close(pool_by_matrices(x, 4), torch.nn.functional.adaptive_avg_pool2d(x, 4))
