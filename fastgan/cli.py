@@ -35,7 +35,6 @@ MAY_CHANGE = {  # on resuming: all that says how long, how often and where to, n
     "keep_checkpoints",
     "eval_images",
     "report_to",
-    "output_dir",
     "cache_dir",
     "push_to_hub",
     "hub_public",
@@ -119,9 +118,14 @@ def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
     if resume is not None:
         if path is not None:
             raise UserError("--resume brings its own settings; leave out --config")
-        saved = read_json(Path(resume) / "train_config.json")
+        if "output_dir" in flags:
+            raise UserError(f"--resume {resume}: goes on in that folder; leave out --output-dir")
+        try:
+            saved = read_json(Path(resume) / "train_config.json")
+        except UserError as error:
+            raise UserError(f"--resume {resume}: no run folder ({error})") from None
         config = TrainConfig.from_dict(saved, f"{resume}/train_config.json")
-        given = dataclasses.replace(config, **flags)
+        given = dataclasses.replace(config, **flags)  # which knows a dataset on this disk by its whole path
         changed = [name for name in flags if getattr(given, name) != getattr(config, name) and name not in MAY_CHANGE]
         if changed:
             raise UserError(

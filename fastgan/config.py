@@ -1,7 +1,9 @@
 """Every setting, declared once: default, unit, help and check live together. Standard library only."""
 
 import dataclasses
+import glob
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -142,6 +144,11 @@ def preset(projected: Any, paper: Any, help: str) -> Any:
 Every = str  # "10min", "5kimg" or "never"
 
 
+def is_pattern(source: str) -> bool:
+    """Whether a dataset's name stands for all files that match it."""
+    return glob.has_magic(source) and not Path(source).expanduser().exists()
+
+
 def parse_every(text: Every) -> tuple[float, str]:
     """Number and unit of an interval such as "10min" or "5kimg"; "never" is (inf, "kimg")."""
     if text == "never":
@@ -249,6 +256,8 @@ class TrainConfig:
     def __post_init__(self):
         if not self.dataset:
             raise UserError("--dataset: which pictures? Give a Hub id like user/pokemon, or a folder")
+        if Path(self.dataset).expanduser().exists() or is_pattern(self.dataset):  # still found from another folder
+            object.__setattr__(self, "dataset", os.path.abspath(Path(self.dataset).expanduser()))
         for f in dataclasses.fields(self):
             if getattr(self, f.name) is None and self.recipe in f.metadata:
                 object.__setattr__(self, f.name, f.metadata[self.recipe])
@@ -257,16 +266,19 @@ class TrainConfig:
             "batch_size": (2, 65536),
             "accumulate": (1, 4096),
             "learning_rate": (1e-12, 1.0),
+            "g_learning_rate": (1e-12, 1.0),
+            "d_learning_rate": (1e-12, 1.0),
             "beta1": (0.0, 0.9999),
             "beta2": (0.0, 0.999999),
             "cutout": (0.0, 1.0),
-            "energy_weight": (0.0, 1e4),
-            "reconstruction_weight": (0.0, 1e4),
+            "energy_weight": (0, 10_000),
+            "reconstruction_weight": (0, 10_000),
             "ema_warmup": (0.0, 1.0),
-            "ema_half_life_kimg": (1e-6, 1e6),
-            "duration_kimg": (1e-6, 1e9),
+            "ema_half_life_kimg": (1e-6, 10**6),
+            "freeze_d": (0, 1000),
+            "duration_kimg": (1e-6, 10**9),
             "max_steps": (1, 10**12),
-            "max_minutes": (1e-3, 1e6),
+            "max_minutes": (0.001, 10**6),
             "keep_checkpoints": (1, 10**6),
             "eval_images": (0, 100_000),
             "seed": (0, 2**31 - 1),
@@ -274,12 +286,16 @@ class TrainConfig:
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise UserError(f"{flag(name)}: expected a number from {low:g} to {high:g}, got {value:g}")
+                raise UserError(f"{flag(name)}: expected a number from {low} to {high}, got {value}")
         for f in dataclasses.fields(self):
             choices = f.metadata.get("choices") or choices_of(f.type)
             value = getattr(self, f.name)
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(f.name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        if not self.push_to_hub and (self.hub_public or self.hub_strategy != "end"):
+            raise UserError("--hub-public and --hub-strategy say how to push; give --push-to-hub USER/NAME too")
+        if self.freeze_d and not self.init_from:
+            raise UserError(f"--freeze-d {self.freeze_d}: keeps what a model has learned; give --init-from MODEL too")
         if 0 < self.eval_images < 6:
             raise UserError(f"--eval-images: expected at least 6, or 0 for off, got {self.eval_images}")
         for name in ("log_every", "sample_every", "eval_every", "checkpoint_every"):
@@ -299,8 +315,13 @@ class TrainConfig:
             raise UserError(
                 f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size} into parts of at least 2"
             )
-        parse_size(self.size)
-        self.model  # noqa: B018 — builds and so checks the model's own settings
+        size = parse_size(self.size)
+        try:
+            check_size(*size)
+            self.model  # noqa: B018 — builds and so checks the model's own settings
+        except UserError as error:
+            name, colon, rest = str(error).partition(":")
+            raise UserError(f"{flag(name)}{colon}{rest}") from None
 
     @property
     def model(self) -> ModelConfig:
@@ -389,7 +410,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import tempfile
 import zipfile
 from collections import deque
@@ -29,7 +30,8 @@ import torch
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from fastgan.errors import UserError
+from fastgan.config import is_pattern
+from fastgan.errors import NO_FOLDER, UserError
 
 PREPARATION = 1  # raise it whenever prepare() gives other pixels, so that no stale cache is used
 MIN_SIDE = 16  # pixels; a picture with a shorter side teaches nothing
@@ -371,7 +373,9 @@ def _find_source(
 ) -> _Folder | _Table:
     """What `source` means: something on this disk if it exists, or else a dataset on the Hub."""
     path = Path(source).expanduser()
-    pattern = not path.exists() and glob.has_magic(source)
+    pattern = is_pattern(source)
+    if revision and (path.exists() or pattern):
+        raise UserError(f"--revision {revision}: {source} is on this disk; only datasets on the Hub have any")
     if path.is_file() and path.suffix.lower() == ".zip":
         return _Zip(path, split)
     facts = {"dataset": path.resolve().name, "kind": "parquet", "split": split}
@@ -404,8 +408,11 @@ def _find_source(
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Files in the folder and below, sorted, without hidden ones."""
+    """Files in the folder and below, sorted, without hidden ones and without what training runs left there."""
     for parent, folders, names in os.walk(folder):
+        if "train_config.json" in names and Path(parent) != folder:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
@@ -515,6 +522,7 @@ def _plain_errors(dataset: str) -> Iterator[None]:
         if isinstance(error, ConnectionError | errors.HTTPError):
             raise UserError(
                 f"--dataset {dataset}: the Hub can't be reached, and this was not fetched before ({_one_line(error)})"
+                f"{NO_FOLDER}"
             ) from error
         if isinstance(error, ValueError) and str(error).startswith(("BuilderConfig", "Config name")):
             raise UserError(f"--dataset-config: {_one_line(error)}") from error
@@ -861,6 +869,17 @@ class _WorkerBatches(torch.utils.data.IterableDataset):
                 return
 
 
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: training decides when to stop, and ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def stream_batches(
     source: str,
     *,
@@ -909,7 +928,9 @@ def stream_batches(
     loader = torch.utils.data.DataLoader(
         made,
         batch_size=None,
-        num_workers=min(workers, made.rows(0).num_shards),  # a part is never split, so more would have nothing
+        # A part is never split, so more would have nothing; and PyTorch warns of more than there are cores.
+        num_workers=min(workers, made.rows(0).num_shards, _cores()),
         generator=torch.Generator(),  # otherwise the loader draws from the random state of training
+        worker_init_fn=_leave_signals,
     )
     return StreamedBatches(found, loader, np.random.default_rng([seed, start_images, rank]), flip)

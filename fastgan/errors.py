@@ -6,3 +6,6 @@ class UserError(ValueError):
 
     The command line prints it as one line and exits with code 2; the app shows it in the page.
     """
+
+
+NO_FOLDER = ". There is no folder of that name here either"  # after what the Hub says of a name

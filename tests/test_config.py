@@ -153,3 +153,39 @@ def test_files_that_are_not_json_are_named(tmp_path):
     for name in ("broken.json", "missing.json"):
         with pytest.raises(UserError, match=name):
             read_json(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"g_learning_rate": -1.0}, "--g-learning-rate: expected a number from 1e-12 to 1.0, got -1.0"),
+        ({"d_learning_rate": float("nan")}, "--d-learning-rate: expected"),
+        ({"freeze_d": -1}, "--freeze-d: expected a number from 0 to 1000"),
+        ({"freeze_d": 2}, "--freeze-d 2: keeps what a model has learned; give --init-from MODEL too"),
+        ({"seed": 10**20}, "--seed: expected a number from 0 to 2147483647, got 100000000000000000000"),
+        ({"hub_public": True}, "give --push-to-hub USER/NAME too"),
+        ({"hub_strategy": "every_save"}, "give --push-to-hub USER/NAME too"),
+        ({"ngf": 0}, "--ngf: expected"),
+        ({"size": "100"}, "--size 100x100: "),
+        ({"size": "32768"}, "--size 32768x32768: "),
+    ],
+)
+def test_a_setting_out_of_bounds_is_named_as_it_is_typed(changes, says):
+    with pytest.raises(UserError) as refusal:
+        TrainConfig(dataset="user/pokemon", **changes)
+    assert str(refusal.value).startswith(says) or str(refusal.value).endswith(says)
+
+
+def test_pictures_on_this_disk_are_found_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert TrainConfig(dataset="pictures").dataset == str(tmp_path / "pictures")
+    assert TrainConfig(dataset="pictures/*.parquet").dataset == str(tmp_path / "pictures" / "*.parquet")
+    assert TrainConfig(dataset="user/pictures").dataset == "user/pictures"
+
+
+def test_json_that_is_nested_too_deeply_or_counts_too_high_is_refused(tmp_path):
+    for text in ("[" * 100_000, "9" * 5000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="not readable as JSON"):
+            read_json(tmp_path / "config.json")

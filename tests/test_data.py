@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -607,6 +609,33 @@ def test_a_stream_gives_every_picture_and_skips_broken_ones(folder, tmp_path):
         assert {round(grey / 20) for grey in greys(stream, 20).tolist()} == {0, 1, 2, 3, 4, 5}
         assert stream.skipped == [("broken.png", "not a picture, or damaged at its start")]
         assert stream.source["dataset"] == Path(source).name
+
+
+def test_ctrl_c_does_not_end_the_workers_of_a_stream(folder):
+    """A terminal sends it to every process; training decides when to stop."""
+    stream = stream_batches(str(folder), size=(16, 32), batch_size=2, seed=0, workers=2)
+    next(stream)
+    workers = multiprocessing.active_children()
+    assert workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGINT)
+    for _ in range(20):
+        assert next(stream).shape == (2, 3, 16, 32)
+    assert all(worker.is_alive() for worker in workers)
+
+
+def test_what_runs_left_among_the_pictures_is_not_read(folder):
+    before = load_pictures(str(folder), size=(16, 16), progress=False)
+    grid = folder / "runs" / "faces" / "samples" / "0000000008.png"
+    grid.parent.mkdir(parents=True)
+    shutil.copy(next(folder.rglob("*.png")), grid)
+    (folder / "runs" / "faces" / "train_config.json").write_text("{}")
+    assert load_pictures(str(folder), size=(16, 16), progress=False).fingerprint == before.fingerprint
+
+
+def test_only_the_hub_has_revisions(folder):
+    with pytest.raises(UserError, match="--revision v1: .* is on this disk; only datasets on the Hub have any"):
+        load_pictures(str(folder), size=(16, 16), revision="v1", progress=False)
 
 
 def test_a_worker_that_is_ahead_leaves_the_others_their_pass(folder):
