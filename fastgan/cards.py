@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCard, ModelCardData, hf_hub_url
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from yaml import YAMLError
 
@@ -60,7 +62,13 @@ class Measured(NamedTuple):
 # ---------------------------------------------------------------------- what a run notes down
 
 
-def write_run_facts(folder: Path, source: Mapping[str, Any], hardware: str, base: Mapping[str, Any] | None) -> None:
+def write_run_facts(
+    folder: Path,
+    source: Mapping[str, Any],
+    hardware: str,
+    base: Mapping[str, Any] | None,
+    fingerprint: str | None = None,
+) -> None:
     """Note in a run folder what only the run itself knows.
 
     Args:
@@ -69,14 +77,16 @@ def write_run_facts(folder: Path, source: Mapping[str, Any], hardware: str, base
         hardware: what it trains on, in words.
         base: where a fine-tuned model starts: "model" and, on the Hub, "revision"; None when from nothing, or when
             noted down before.
+        fingerprint: of the pictures; None for a stream.
     """
-    base = base or _run_facts(folder).get("base")  # a run that continues does not look for it again
+    base = base or run_facts(folder).get("base")  # a run that continues does not look for it again
     facts = {
         "fastgan": fastgan.__version__,
         "torch": torch.__version__.partition("+")[0],
         "hardware": hardware,
         "dataset": dict(source),
         "base": dict(base) if base else None,
+        "fingerprint": fingerprint,
     }
     text = json.dumps(facts, indent=2) + "\n"
     write_file(folder / RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))
@@ -86,7 +96,7 @@ def public_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of a run as others may see them: no path of this machine, nothing about where it ran."""
     if not (folder / "train_config.json").is_file():
         return None
-    saved, facts = read_json(folder / "train_config.json"), _run_facts(folder)
+    saved, facts = read_json(folder / "train_config.json"), run_facts(folder)
     names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in HERE]
     settings = {name: saved[name] for name in names if name in saved}  # those of an older version too
     source = facts.get("dataset")
@@ -113,7 +123,8 @@ def public_metrics(path: Path) -> str:
     return json.dumps(found, indent=2) + "\n"
 
 
-def _run_facts(folder: Path) -> dict[str, Any]:
+def run_facts(folder: Path) -> dict[str, Any]:
+    """What a run noted down; nothing where there is no such file."""
     return read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
 
 
@@ -148,7 +159,7 @@ def render_model_card(
         UserError: the folder holds no model.
     """
     config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
-    facts, settings = _run_facts(folder), public_settings(folder)
+    facts, settings = run_facts(folder), public_settings(folder)
     source, base = facts.get("dataset"), facts.get("base") or {}
     imported = read_json(folder / "import.json") if (folder / "import.json").is_file() else None
     results = _measured(folder, source, best)
@@ -438,10 +449,15 @@ def write_card(folder: Path, repo: str | None = None, license: str | None = None
     """Draw the pictures and write the card of a folder into the folder itself; a card there is renewed, not lost.
 
     Raises:
-        UserError: the folder holds no model, or can't be written to.
+        UserError: the folder holds no model, can't be written to, or `repo` is no Hub id.
     """
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder}: no {CONFIG_FILE}, so there is no model; name a run folder or an imported model")
+    if repo:
+        try:
+            validate_repo_id(repo)
+        except HFValidationError:
+            raise UserError(f"--repo {repo}: no Hub id; it looks like user/name") from None
     draw_card_pictures(folder)
     path = folder / CARD_FILE
     existing = path.read_text(encoding="utf-8-sig") if path.is_file() else None

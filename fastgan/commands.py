@@ -1,16 +1,21 @@
 """The commands that draw, show, measure, report, import and export; `fastgan.cli` puts them beside the others."""
 
 import argparse
+import errno
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastgan.errors import UserError
+from fastgan.errors import NO_FOLDER, UserError
 
 GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 PRECISION = "bf16 or fp16: quicker, a shade off in places; auto: what is quicker here [fp32]"
 MOST_MIXES = 2500  # pictures of one mixing grid
+MOST_FRAMES = 100_000  # of one film: an hour
+MOST_STARTS = 10_000  # seeds that a search begins with
+GRID_BYTES = 2**30  # of the pictures of one grid
 EVALUATE = """\
 Figures under several networks: --network efficientnet-lite1,efficientnet-lite2. A network that taught the model
 flatters it and is marked. Compare figures only at equal picture counts. Features of real pictures are kept in the
@@ -135,14 +140,18 @@ def evaluate_command(options: argparse.Namespace) -> None:
     from fastgan import evaluation
     from fastgan.config import TrainConfig
     from fastgan.data import load_pictures
+    from fastgan.hub import CONFIG_FILE, MAX_CONFIG, fetch
 
     local = os.path.isdir(options.model)
+    if not local:
+        fetch(options.model, CONFIG_FILE, MAX_CONFIG, options.revision)  # so that a wrong name is what is said
     trained = evaluation.training_settings(options.model, options.revision)
     dataset = options.dataset or (trained.dataset if trained else None)
     if not dataset:
         raise UserError(f"evaluate {options.model}: which pictures is it to be compared with? Give --dataset")
     if options.images is not None and options.images < 6:
         raise UserError(f"--images: expected at least 6, got {options.images}")
+    psi = _psi(options.psi)
     networks = [name.strip() for part in options.network or [evaluation.DEFAULT_NETWORK] for name in part.split(",")]
     # Pictures are prepared as they were for training; of another dataset, only the shape is known.
     same = trained if trained and dataset == trained.dataset else TrainConfig(dataset=dataset)
@@ -167,7 +176,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
         pictures,
         networks,
         f"0-{options.images - 1}" if options.images else options.seeds,
-        options.psi,
+        psi,
         trained.teachers if trained else None,
         Path(cache) if cache else None,
         folder,
@@ -188,7 +197,14 @@ def interpolate_command(options: argparse.Namespace) -> None:
 
     if options.out.suffix.lower() not in WRITERS:
         raise UserError(f"--out {options.out}: expected a name that ends in {', '.join(WRITERS)}")
-    seeds = sampling.parse_seeds(options.seeds)
+    seeds = sampling.parse_seeds(options.seeds, "--seeds")
+    if len(seeds) < 2:
+        raise UserError(f"--seeds {options.seeds}: a walk needs at least 2 keys")
+    most = MOST_FRAMES // len(seeds)
+    if not 1 <= options.frames <= most:
+        raise UserError(f"--frames {options.frames}: expected 1 frame between them to {most:,}")
+    if options.hold_style is None and (options.gates or options.strength != 1):
+        raise UserError("--gates and --strength say how a style is held; give --hold-style SEED too")
     steps = sampling.walk(len(seeds), options.frames, not options.even, options.loop)
     psi = _psi(options.psi)
     generator = load(options)
@@ -212,11 +228,14 @@ def mix_command(options: argparse.Namespace) -> None:
 
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name that ends in .png")
-    contents, styles = sampling.parse_seeds(options.content), sampling.parse_seeds(options.style)
+    contents = sampling.parse_seeds(options.content, "--content")
+    styles = sampling.parse_seeds(options.style, "--style")
     if len(contents) * len(styles) > MOST_MIXES:
         raise UserError(f"mix: {len(contents)} contents × {len(styles)} styles are more than {MOST_MIXES:,} pictures")
     psi = _psi(options.psi)
     generator = load(options)
+    if not generator.config.gates:
+        raise UserError(f"mix: {_name(options.model)} has no gates to mix through; models of 64 pixels and more have")
     strength = _strengths(options.gates, options.strength, generator.config.gates)
     z, noise = sampling.seeded_inputs(generator, contents)
     style_z = psi * sampling.seeded_inputs(generator, styles)[0]
@@ -237,11 +256,13 @@ def mix_command(options: argparse.Namespace) -> None:
 def export_command(options: argparse.Namespace) -> None:
     """`fastgan export`: write model.onnx and model_fp16.onnx, checked against PyTorch's pictures."""
     from fastgan.export import export_onnx
+    from fastgan.hub import make_folder
 
     folder = options.out or (Path(options.model) if os.path.isdir(options.model) else None)
     if folder is None:
         raise UserError(f"export {options.model}: say where to: --out FOLDER")
     generator = load(options)
+    make_folder(folder)
     for file in export_onnx(generator, folder, name=_name(options.model)):
         print(
             f"{file.path}: {file.size / 1e6:.1f} MB; onnxruntime's pictures differ from PyTorch's "
@@ -269,6 +290,8 @@ def _psi(psi: float) -> float:
 
 def _strengths(gates: str | None, strength: float, levels: Sequence[int]) -> dict[int, float]:
     """What `style_strength` of the generator stands for --gates and --strength."""
+    if not 0 <= strength <= 1:
+        raise UserError(f"--strength: expected a number from 0 to 1, got {strength:g}")
     if gates is None:
         found = {level: strength for level in levels}
     else:
@@ -283,7 +306,7 @@ def _strengths(gates: str | None, strength: float, levels: Sequence[int]) -> dic
         have = ", ".join(map(str, levels)) or "none"
         raise UserError(f"--gates: this model has no gate {', '.join(map(str, unknown))}; it has {have}")
     if not all(0 <= value <= 1 for value in found.values()):
-        raise UserError("--strength: expected a number from 0 to 1")
+        raise UserError(f"--gates: expected strengths from 0 to 1, got {gates!r}")
     return found
 
 
@@ -304,7 +327,11 @@ def project_command(options: argparse.Namespace) -> None:
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name that ends in .png")
     if not options.picture.is_file():
-        raise UserError(f"{options.picture}: no such file")
+        what = "a folder; name one picture in it" if options.picture.is_dir() else "no such file"
+        raise UserError(f"{options.picture}: {what}")
+    for flag, value, most in (("--starts", options.starts, MOST_STARTS), ("--steps", options.steps, MOST_FRAMES)):
+        if not 1 <= value <= most:
+            raise UserError(f"{flag}: expected a number from 1 to {most:,}, got {value}")
     picture = open_picture(options.picture, str(options.picture))
     generator = load(options)
     search = project(
@@ -360,20 +387,26 @@ def load(options: argparse.Namespace):
     from fastgan.fast import best_precision, keep_freed_memory
     from fastgan.hub import from_pretrained
 
+    local = os.path.isdir(options.model)
+    if local and options.revision:
+        raise UserError(f"--revision {options.revision}: {options.model} is a folder; only models on the Hub have any")
     where, precision = device(options.device), getattr(options, "precision", "fp32")
     if where.type == "cpu":
         keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if best_precision(where) == "bf16" else "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return from_pretrained(options.model, revision=options.revision, device=where, dtype=dtype)
+    try:
+        return from_pretrained(options.model, revision=options.revision, device=where, dtype=dtype)
+    except UserError as error:
+        raise UserError(f"{error}{'' if local else NO_FOLDER}") from None
 
 
 def sample_command(options: argparse.Namespace) -> None:
     """`fastgan sample`: write a grid, or one PNG per seed with what it takes to draw it again."""
     from tqdm import tqdm
 
-    from fastgan.hub import write_file
+    from fastgan.hub import make_folder, write_file
     from fastgan.sampling import grid, parse_seeds, png_info, sample, to_pil
 
     if not options.grid and not options.out:
@@ -382,9 +415,15 @@ def sample_command(options: argparse.Namespace) -> None:
         raise UserError(f"--columns: expected at least 1, got {options.columns}")
     if options.grid and options.grid.suffix.lower() != ".png":
         raise UserError(f"--grid {options.grid}: expected a name that ends in .png")
-    seeds = parse_seeds(options.seeds)
+    seeds = parse_seeds(options.seeds, "--seeds")
+    psi = _psi(options.psi)
     generator = load(options)
-    pictures = (picture for batch in sample(generator, seeds, options.psi) for picture in batch)
+    config = generator.config
+    if options.grid and len(seeds) * config.channels * config.height * config.width > GRID_BYTES:
+        raise UserError(f"--grid: {len(seeds):,} pictures of {config.width}x{config.height} are too many; try --out")
+    if options.out:
+        make_folder(options.out)
+    pictures = (picture for batch in sample(generator, seeds, psi) for picture in batch)
     model = _name(options.model)
 
     kept = []
@@ -428,6 +467,7 @@ def app_command(options: argparse.Namespace) -> None:
     except ImportError as error:
         raise UserError(f"app: needs the package {error.name}: pip install 'fastgan[app]'") from None
     models = [name.strip() for name in options.models.split(",") if name.strip()]
+    _check_address(options.host, options.port)
     launch(
         options.model,
         host=options.host,
@@ -436,6 +476,20 @@ def app_command(options: argparse.Namespace) -> None:
         allow_local=options.allow_local,
         mcp=options.mcp,
     )
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Say before the model is opened that the page can't be served there."""
+    if port is not None and not 1 <= port <= 65535:
+        raise UserError(f"--port: expected a number from 1 to 65535, got {port}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port or 0), family=family).close()
+    except (OSError, UnicodeError) as error:
+        if port and getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES):
+            free = "leave it out to take the first free one"
+            raise UserError(f"--port {port}: {os.strerror(error.errno)}; {free}") from None
+        raise UserError(f"--host {host}: no address of this machine; try 127.0.0.1, or 0.0.0.0 for all") from None
 
 
 def import_command(options: argparse.Namespace) -> None:

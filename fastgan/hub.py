@@ -49,6 +49,20 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that files will be written into, so that one that can't take them is said before the work.
+
+    Raises:
+        UserError: it can't be made or written into.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written ({error.strerror}); choose another folder") from None
+
+
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """Make a file whole or not at all, as :func:`write_folder` does a folder."""
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
@@ -116,7 +130,11 @@ def from_pretrained(
     folder = Path(model)
     if not folder.is_dir():
         folder = _download(str(model), revision, token, cache_dir, local_files_only)
-    config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
+    try:
+        config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
+    except UserError as error:
+        where = "" if str(folder) in str(error) else f"{folder}: "
+        raise UserError(f"{where}{error}") from None
     return load_generator(config, folder / WEIGHTS_FILE).to(device, dtype)
 
 

@@ -18,8 +18,12 @@ from fastgan.models import Generator
 MAX_SEED = 2**63 - 1
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, where: str = "seeds") -> list[int]:
     """Seeds from text such as "0-15" or "3,7,100-103".
+
+    Args:
+        text: what was typed.
+        where: how the complaint begins.
 
     Raises:
         UserError: the text is something else, or names more than 100,000 seeds.
@@ -28,12 +32,14 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.replace(" ", "").split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f'seeds: expected numbers and ranges like 0-15 or 3,7,100-103, got "{text}"')
+            raise UserError(f'{where}: expected numbers and ranges like 0-15 or 3,7,100-103, got "{text[:100]}"')
+        if len(first) > 30 or len(last) > 30:
+            raise UserError(f"{where}: each is at most {MAX_SEED}")
         low, high = int(first), int(last) if dash else int(first)
         if high < low:
-            raise UserError(f"seeds: {part} runs backwards; write {high}-{low}")
+            raise UserError(f"{where}: {part} runs backwards; write {high}-{low}")
         if high > MAX_SEED or high - low + len(seeds) >= 100_000:
-            raise UserError("seeds: at most 100,000 at a time, each up to 9223372036854775807")
+            raise UserError(f"{where}: at most 100,000 at a time, each up to {MAX_SEED}")
         seeds.extend(range(low, high + 1))
     return seeds
 
@@ -267,7 +273,7 @@ def directions(generator: Generator, count: int = 10) -> Tensor:
     """
     first = generator.first
     scale = first.norm.weight / (first.norm.running_var + first.norm.eps).sqrt()
-    weight = (first.conv.weight * scale[:, None, None]).flatten(1).double().cpu()  # [Z, 2C * h * w]
+    weight = (first.conv.weight * scale[:, None, None]).flatten(1).cpu().double()  # [Z, 2C * h * w]; MPS has no double
     vectors = torch.linalg.eigh(weight @ weight.T).eigenvectors.T.flip(0)[:count]
     largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
     return (vectors * largest.sign()).float()

@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from fastgan.cli import main
 from fastgan.hub import save_model
 
 SIZE = 64
+EMOJI = str(Path(__file__).parents[1] / "examples" / "emoji_faces")
+FACE = str(next(Path(EMOJI).glob("*.webp")))
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +103,28 @@ def test_gates_and_strength_say_what_takes_the_style(model, generator, tmp_path)
         (["interpolate", "--out", "walk.gif", "--frames", "1", "--fps", "0"], "expected 1 to 120 frames per second"),
         (["interpolate", "--out", "walk.gif", "--psi", "9"], "--psi: expected a number from 0 to 2, got 9"),
         (["interpolate", "--out", "walk.gif", "--hold-style", "-4"], "seed: expected a whole number"),
+        (["interpolate", "--out", "walk.gif", "--frames", "100000000"], "--frames 100000000: expected"),
+        (["interpolate", "--out", "walk.gif", "--strength", "0.5"], "give --hold-style SEED too"),
+        (["sample", "--grid", "grid.png", "--seeds", "9" * 5000], "--seeds: each is at most 9223372036854775807"),
+        (["sample", "--grid", "grid.png", "--seeds", "0-99999"], "are too many; try --out"),
+        (["sample", "--out", "pictures", "--psi", "7"], "--psi: expected a number from 0 to 2, got 7"),
+        (["sample", "--out", "pictures", "--revision", "v1"], "is a folder; only models on the Hub have any"),
+        (["project", "nowhere.png"], "nowhere.png: no such file"),
+        (["project", "."], ".: a folder; name one picture in it"),
+        (["project", FACE, "--starts", "0"], "--starts: expected a number from 1 to 10,000, got 0"),
+        (["project", FACE, "--steps", "100000000"], "--steps: expected a number from 1 to 100,000"),
+        (["export", "--out", "/proc/nothing"], "/proc/nothing: could not be written"),
+        (["card", "--repo", "a b"], "--repo a b: no Hub id; it looks like user/name"),
+        (["app", "--port", "80000"], "--port: expected a number from 1 to 65535, got 80000"),
+        (["app", "--host", "no.such.host.invalid"], "--host no.such.host.invalid: no address of this machine"),
+        (["evaluate", "--dataset", EMOJI, "--out", "/proc/nothing"], "/proc/nothing: could not be written"),
+        (["evaluate", "--dataset", EMOJI, "--psi", "7"], "--psi: expected a number from 0 to 2, got 7"),
         (["mix", "--out", "mix.jpg"], "--out mix.jpg: expected a name that ends in .png"),
         (["mix", "--out", "mix.png", "--gates", "256"], "this model has no gate 256; it has 64"),
         (["mix", "--out", "mix.png", "--gates", "low"], "expected levels like 64,128:0.5, got 'low'"),
-        (["mix", "--out", "mix.png", "--strength", "3"], "--strength: expected a number from 0 to 1"),
+        (["mix", "--out", "mix.png", "--strength", "3"], "--strength: expected a number from 0 to 1, got 3"),
+        (["mix", "--out", "mix.png", "--gates", "64:5"], "--gates: expected strengths from 0 to 1, got '64:5'"),
+        (["mix", "--out", "mix.png", "--style", ""], "--style: expected numbers and ranges"),
         (["mix", "--out", "mix.png", "--content", "0-99", "--style", "0-99"], "are more than 2,500 pictures"),
     ],
 )
@@ -113,3 +134,16 @@ def test_a_mistake_is_one_line_and_leaves_nothing(model, tmp_path, monkeypatch, 
     error = capsys.readouterr().err
     assert says in error and "Traceback" not in error
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_opened(model, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["app", str(Path(model) / "nowhere"), "--port", port]) == 2
+    assert f"--port {port}: Address already in use; leave it out" in capsys.readouterr().err
+
+
+def test_a_model_without_gates_is_not_mixed(tmp_path, capsys):
+    save_model(Generator(ModelConfig(32, 32, z_dim=8, ngf=4)), tmp_path / "small")
+    assert main(["mix", str(tmp_path / "small"), "--out", str(tmp_path / "mix.png")]) == 2
+    assert "small has no gates to mix through" in capsys.readouterr().err
