@@ -18,7 +18,8 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 demo: $(READY)
-	@rm -rf $(DEMO_RUN)
+	@if [ -e $(DEMO_RUN) ]; then before=$(DEMO_RUN)-$$(date +%Y%m%d-%H%M%S); mv $(DEMO_RUN) $$before; \
+		echo "The run before is in $$before now."; fi
 	$(BIN)/python train.py --dataset examples/emoji_faces --size $(DEMO_SIZE) --max-minutes $(DEMO_MINUTES) \
 		--sample-every 1min --output-dir $(DEMO_RUN)
 	$(BIN)/fastgan app $(DEMO_RUN)
