@@ -1,8 +1,8 @@
 """A model and a dataset to figures: what `fastgan evaluate` measures, writes and shows."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastgan.config import TrainConfig, read_json
 from fastgan.errors import UserError
 from fastgan.features import to_rgb
 from fastgan.growing import shrink
-from fastgan.hub import weights_hash, write_file
+from fastgan.hub import make_folder, weights_hash, write_file
 from fastgan.metrics import MetricNetwork, Metrics, Nearest
 from fastgan.models import Generator
 
@@ -103,6 +103,13 @@ def evaluate(
         raise UserError("evaluate: name at least one network")
     seeds = seeds or f"0-{min(len(pictures.images), MOST_IMAGES) - 1}"
     numbers = sampling.parse_seeds(seeds)
+    for count, what in ((len(pictures.images), "real"), (len(numbers), "generated")):
+        if count < metrics.FEWEST:
+            raise UserError(
+                f"evaluate: {count} {what} pictures are too few to compare, take at least {metrics.FEWEST}"
+            )
+    if folder is not None:
+        make_folder(folder)
     built = [metrics.feature_network(name) for name in dict.fromkeys(networks)]  # missing ones are said at once
     cache = data.cache_folder(cache_dir) / "features"
     device = next(generator.parameters()).device
@@ -119,7 +126,10 @@ def evaluate(
     results, alike = [], []
     for network, parts in zip(built, fakes, strict=True):
         fake = torch.cat(parts)
-        real, mirrored = (_real(pictures, network, cache, device, mirror, progress) for mirror in (False, True))
+        real, mirrored = (
+            _real(_shown(pictures.images, mirror, progress), pictures.fingerprint, network, cache, device, mirror)
+            for mirror in (False, True)
+        )
         results.append(metrics.measure(real, fake, network, teachers, mirrored))
         if network is not built[0]:
             continue
@@ -174,26 +184,26 @@ class Evaluator:
         One that has yet to grow is compared with real pictures as small as its own.
         """
         if self.height != generator.config.height:
+            self.real, self.mirrored = (self._look(generator.config.height, mirror) for mirror in (False, True))
             self.height = generator.config.height
-            part = self._real_part()
-            self.real, self.mirrored = (
-                _real(part, self.network, self.cache, self.device, mirror, progress=False) for mirror in (False, True)
-            )
         fake = metrics.extract(self.network, sampling.sample(generator, self.seeds), self.device)
         figures = metrics.measure(self.real, fake, self.network, self.teachers, self.mirrored)
         nearest = metrics.nearest_training(fake, self.real, self.mirrored, min(SHEET_NEIGHBOURS, len(self.real)))
         nearest = nearest._replace(indices=self.rows[nearest.indices])
         return figures, most_alike(nearest, self.seeds)
 
-    def _real_part(self) -> data.Pictures:
-        """The real pictures that are compared with, as high as the drawn ones."""
-        images, factor = self.pictures.images[self.rows], self.pictures.images.shape[2] // self.height
+    def _look(self, height: int, mirror: bool) -> Tensor:
+        """Features of real pictures, shrunk to so many rows, or of their mirror images."""
+        factor = self.pictures.images.shape[2] // height
         fingerprint = f"{self.pictures.fingerprint} {len(self.rows)} of {len(self.pictures.images)}"
-        if factor > 1:
-            fingerprint += f" at 1/{factor}"
-            batches = (shrink(batch.float() / 127.5 - 1, factor) for batch in images.split(metrics.BATCH))
-            images = torch.cat([sampling.to_uint8(batch) for batch in batches])
-        return replace(self.pictures, images=images, fingerprint=fingerprint)
+        fingerprint += f" at 1/{factor}" if factor > 1 else ""
+
+        def batches() -> Iterator[Tensor]:
+            for rows in self.rows.split(metrics.BATCH):
+                batch = self.pictures.images[rows]
+                yield sampling.to_uint8(shrink(batch.float() / 127.5 - 1, factor)) if factor > 1 else batch
+
+        return _real(batches(), fingerprint, self.network, self.cache, self.device, mirror)
 
 
 def most_alike(nearest: Nearest, seeds: Sequence[int], rows: int = SHEET_ROWS) -> list[Alike]:
@@ -270,20 +280,27 @@ def _settings_on_hub(model: str, revision: str | None) -> TrainConfig | None:
         return None  # written by another version, or by nobody: the model itself may be fine
 
 
+def _shown(images: Tensor, mirror: bool, progress: bool) -> Iterator[Tensor]:
+    """Pictures in batches, with a bar."""
+    what = "Looking at mirrored pictures" if mirror else "Looking at real pictures"
+    with tqdm(total=len(images), desc=what, unit=" pictures", disable=not progress, leave=False) as bar:
+        for batch in images.split(metrics.BATCH):
+            yield batch
+            bar.update(len(batch))
+
+
 def _real(
-    pictures: data.Pictures, network: MetricNetwork, cache: Path, device: torch.device, mirror: bool, progress: bool
+    batches: Iterable[Tensor],
+    fingerprint: str,
+    network: MetricNetwork,
+    cache: Path,
+    device: torch.device,
+    mirror: bool,
 ) -> Tensor:
-    """Features of the real pictures, or of their mirror images, from the cache or into it."""
-
-    def batches() -> Iterator[Tensor]:
-        what = "Looking at mirrored pictures" if mirror else "Looking at real pictures"
-        with tqdm(total=len(pictures.images), desc=what, unit=" pictures", disable=not progress, leave=False) as bar:
-            for batch in pictures.images.split(metrics.BATCH):
-                yield batch.flip(-1) if mirror else batch
-                bar.update(len(batch))
-
-    fingerprint = f"{pictures.fingerprint} mirrored" if mirror else pictures.fingerprint
-    return metrics.real_features(batches(), fingerprint, network, cache, device)
+    """Features of real pictures, or of their mirror images, from the cache or into it."""
+    if mirror:
+        batches, fingerprint = (batch.flip(-1) for batch in batches), f"{fingerprint} mirrored"
+    return metrics.real_features(batches, fingerprint, network, cache, device)
 
 
 # ------------------------------------------------------------------------------------------------------------ in words

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import ModelConfig, TrainConfig, read_json
-from fastgan.errors import UserError
+from fastgan.errors import NO_FOLDER, UserError
 from fastgan.growing import can_enlarge, enlarge
 from fastgan.hub import CONFIG_FILE, DTYPES, MAX_CONFIG, WEIGHTS_FILE, fetch, weights_limit
 from fastgan.models import Generator
@@ -66,7 +66,7 @@ class Base(NamedTuple):
         Raises:
             UserError: no layer of the generator fits, or a file is damaged.
         """
-        g_fit = fill(generator, self.raw or self.averaged)
+        g_fit = self._fill_generator(generator, self.raw or self.averaged)
         if g_fit.is_nothing:
             mine, theirs = generator.config, self.config
             raise UserError(
@@ -75,9 +75,6 @@ class Base(NamedTuple):
             )
         g_text = str(g_fit)
         if self._is_smaller(generator):
-            smaller = Generator(self.config)
-            fill(smaller, self.raw or self.averaged)
-            double_to(generator, smaller)
             g_text += ", which begin by enlarging its pictures"
         d_text = "starts anew: the model brings none"
         if self.discriminator:
@@ -94,9 +91,18 @@ class Base(NamedTuple):
         fits = same == (config.height, config.width, config.channels, config.ngf, config.z_dim)
         return factor > 1 and fits and can_enlarge(generator)
 
-    def fill_averaged(self, generator: nn.Module) -> None:
+    def fill_averaged(self, generator: Generator) -> None:
         """Give the averaged generator every layer that fits."""
-        fill(generator, self.averaged)
+        self._fill_generator(generator, self.averaged)
+
+    def _fill_generator(self, generator: Generator, path: Path) -> Fit:
+        """Give a generator every layer of a file that fits; a larger one's new layers begin by enlarging."""
+        fit = fill(generator, path)
+        if self._is_smaller(generator):
+            smaller = Generator(self.config)
+            fill(smaller, path)
+            double_to(generator, smaller)
+        return fit
 
 
 def fill(network: nn.Module, path: Path) -> Fit:
@@ -206,7 +212,10 @@ def open_base(text: str) -> Base:
         name = folder.resolve().name
         return Base(name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(settings))
     model, _, revision = text.partition("@")
-    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None)
+    try:
+        config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None)
+    except UserError as error:
+        raise UserError(f"--init-from {error}{NO_FOLDER}") from None
     if config_path is None:
         raise UserError(f"--init-from {text}: has no {CONFIG_FILE}, so it is not a fastgan model")
     config, commit = ModelConfig.from_dict(read_json(config_path)), config_path.parent.name

@@ -25,6 +25,7 @@ from fastgan.features import SCALES, load_features, to_rgb
 NETWORKS = ("inception", *SCALES)
 PRECISION_NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
+FEWEST = COVERAGE_NEIGHBOURS + 1  # pictures on a side
 BLOCK_ROWS = 1024
 CPU_BATCH = 4  # pictures per forward pass: what it leaves behind stays in the cache, 1.4 times faster than 32
 BATCH = 32  # on other devices
@@ -378,7 +379,7 @@ def measure(
     Raises:
         UserError: there are too few pictures, or a feature is not finite.
     """
-    real, fake = _pair(real, fake, COVERAGE_NEIGHBOURS + 1)
+    real, fake = _pair(real, fake, FEWEST)
     return Metrics(
         network.name,
         network.resize,
@@ -390,7 +391,7 @@ def measure(
         *precision_recall(real, fake),
         *density_coverage(real, fake),
         *memorisation(fake, real, mirrored),
-        diversity(fake) / diversity(real),
+        diversity(fake) / max(diversity(real), 1e-9),  # of a set that is one picture again and again
     )
 
 

@@ -76,6 +76,7 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
     where = folder.name if folder.is_absolute() else str(folder)
     drawn = folder / CONFIG_FILE  # a run that has yet to grow draws smaller pictures than its settings say
     model = ModelConfig.from_dict(read_json(drawn)) if drawn.is_file() else settings.model
+    has_best = (folder / "best" / CONFIG_FILE).is_file()
     return {
         "name": folder.resolve().name,
         "dataset": Path(settings.dataset.rstrip("/")).name if Path(settings.dataset).exists() else settings.dataset,
@@ -85,7 +86,7 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
         "time": _minutes(last["seconds"]),
         "parameters": _parameters(folder / WEIGHTS_FILE),
         "tiles": _tiles(log, measured, best),
-        "remarks": list(watch.remarks(log).values()),
+        "remarks": list(watch.remarks(log, has_best).values()),
         "grid": _embed(folder / "samples.png", 2 * GRID_SIDE),
         "grids": _grids(folder / "samples", log),
         "charts": [*_evaluation_charts(measured, best), *_training_charts(log)],
@@ -95,7 +96,7 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
         "reconstruction": _embed(folder / "reconstruction.png", 2 * GRID_SIDE) if measured or log else None,
         "groups": _settings_groups(settings),
         "best": best,
-        "commands": _commands(where, settings, best, last, (folder / "best" / CONFIG_FILE).is_file()),
+        "commands": _commands(where, settings, best, last, has_best),
     }
 
 
@@ -397,6 +398,8 @@ def _commands(
 ) -> list[tuple[str, str]]:
     model = f"{run}/best" if has_best and best is not None and best["images"] < last["images"] else run
     longer = f" --max-minutes {settings.max_minutes:g}" if settings.max_minutes else ""
+    if settings.max_steps and last["images"] >= settings.max_steps * settings.batch_size:
+        longer += f" --max-steps {2 * settings.max_steps}"
     if last["images"] >= 1000 * settings.duration_kimg:
         longer += f" --duration-kimg {2 * settings.duration_kimg:g}"
     return [

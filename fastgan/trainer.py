@@ -6,6 +6,7 @@ killed one would have gone, and two processes draw exactly what one process that
 """
 
 import dataclasses
+import glob
 import importlib.util
 import json
 import math
@@ -14,7 +15,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fastgan import data, fast, sampling, watch
-from fastgan.cards import write_run_facts
+from fastgan.cards import RUN_FILE, run_facts, write_run_facts
 from fastgan.checkpoints import (
     RunState,
     checkpoints_in,
@@ -42,19 +43,20 @@ from fastgan.checkpoints import (
     read_state,
     save_checkpoint,
 )
-from fastgan.config import TrainConfig, parse_every
+from fastgan.config import TrainConfig, is_pattern, parse_every, read_json
 from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.evaluation import Evaluator, save_features, save_sheet
 from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
 from fastgan.growing import level_at, shrink
-from fastgan.hub import save_model, write_file
+from fastgan.hub import WEIGHTS_FILE, save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
 from fastgan.report import REPORT_FILE, write_report
 
 CONFIG_FILE = "train_config.json"
 LOG_FILE = "log.jsonl"
+BEST_FILE = Path("best", "kid.json")  # of the model beside it
 SKIPPED_FILE = "skipped.tsv"
 GRID_SEEDS = range(16)
 # In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
@@ -97,7 +99,17 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
 
 def run_folder(config: TrainConfig) -> Path:
     """Where a run with these settings leaves its results."""
-    return Path(config.output_dir or Path("runs") / Path(config.dataset.rstrip("/")).name.split(".")[0])
+    if config.output_dir:
+        return Path(config.output_dir)
+    path = Path(config.dataset)
+    if is_pattern(config.dataset):
+        path = next(parent for parent in path.parents if not glob.has_magic(parent.name))
+    return Path("runs") / (path.stem if path.suffix.lower() in (".zip", ".parquet") else path.name)
+
+
+def grids_in(folder: Path) -> list[Path]:
+    """The sample grids of a run, oldest first."""
+    return sorted((folder / "samples").glob(10 * "[0-9]" + ".png"))
 
 
 class Every:
@@ -129,8 +141,9 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         self.world = self.accelerator.num_processes
         self.stop = self.wish = GOING  # what is decided; what this process would have
-        self.warned = self.began = False
+        self.warned = self.began = self.saved = False
         self.evaluated = -1  # pictures seen at the last evaluation
+        self.skipped = 0  # pictures that were left out
         self.levels = config.levels
         self.state = RunState(level=self.levels[0])
         self.sums: dict[str, Tensor] = {}
@@ -153,13 +166,16 @@ class Trainer:
         if self.config.fast:
             fast.prepare(self.accelerator.device)
         if resume:
-            self.state.level = read_state(checkpoints[-1])[0].level or self.levels[-1]
+            with _named(checkpoints):
+                self.state.level = read_state(checkpoints[-1])[0].level or self.levels[-1]
         if not self.grown:
             self._rehearse()
         self._build_networks()
         self.evaluator = self._together(self._start_evaluator)
         if resume:
-            self._load(checkpoints[-1])
+            with _named(checkpoints):
+                self._load(checkpoints[-1])
+        self.stream = self._together(self._open_stream) if self.config.streaming else None
         self.remarked = set(watch.remarks(watch.read_log(self.folder / LOG_FILE)) if resume else ())
         self._start_trackers()
 
@@ -180,9 +196,13 @@ class Trainer:
         with self._signals():
             with self._progress() as self.bar:
                 self.due = self._level_by_length()
+                if state.images >= self.length:
+                    self.stop = self.wish = FINISHED
+                    self.say(f"{self.folder}: is at its full length; a larger {self._limit} makes it go on")
                 while self.stop == GOING:
                     if self.due > state.level:
-                        self.grow(self.due)
+                        with self._pause():
+                            self.grow(self.due)
                     self.step(batches)
                     now = time.monotonic()
                     state.seconds, last = state.seconds + now - last, now
@@ -190,14 +210,15 @@ class Trainer:
 
                     if log.due(state.images):
                         self.log()
-                    if self.main and samples.due(state.images):
-                        self.draw_samples()
-                    if self.main and evaluation.due(state.images):
-                        self.evaluate()
-                    if self.main and checkpoint.due(state.images):
-                        self.save()
-                        if self.publisher:
-                            self.publisher.offer(state.kimg)
+                    with self._pause():
+                        if self.main and samples.due(state.images):
+                            self.draw_samples()
+                        if self.main and evaluation.due(state.images):
+                            self.evaluate()
+                        if self.main and checkpoint.due(state.images):
+                            self.save()
+                            if self.publisher and self.wish != DIVERGED:
+                                self.publisher.offer(state.kimg)
                     self._decide(now - started)
             return self._finish()
 
@@ -208,6 +229,14 @@ class Trainer:
         self.state.steps += 1
         generator = self.accelerator.unwrap_model(self.players.generator)
         self.ema.update(generator, self.config.batch_size, self.state.images)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """What happens here is no part of the training rate."""
+        started = time.monotonic()
+        yield
+        then, images = self.log_clock
+        self.log_clock = (then + time.monotonic() - started, images)
 
     def train_on(self, real: Tensor) -> None:
         """One part of a batch through both networks.
@@ -287,17 +316,23 @@ class Trainer:
             )
 
     def _open_folder(self, resume: bool) -> list[Path]:
-        """Make the run folder, or find the checkpoints in it."""
+        """Make the run folder, or find the checkpoints in it; what ended before its first one is begun anew."""
         checkpoints = checkpoints_in(self.folder / "checkpoints")
+        model = (self.folder / WEIGHTS_FILE).exists()
+        if self.folder.resolve() == Path(self.config.dataset).resolve():
+            raise UserError(f"--output-dir {self.folder}: holds the pictures; choose another folder")
         if resume and not checkpoints:
-            raise UserError(f"--resume {self.folder}: no checkpoint there; start it again without --resume")
-        if not resume and self.main and (checkpoints or (self.folder / LOG_FILE).exists()):
-            raise UserError(
-                f"{self.folder}: holds a run already; continue it with --resume {self.folder}, "
-                "or choose another --output-dir"
-            )
+            other = "its model can be a start: --init-from" if model else "start it again without --resume"
+            raise UserError(f"--resume {self.folder}: no checkpoint there; {other}")
+        if not resume and self.main and (checkpoints or model):
+            again = f"continue it with --resume {self.folder}, or " if checkpoints else ""
+            what = "run" if checkpoints else "model"
+            raise UserError(f"{self.folder}: holds a {what} already; {again}choose another --output-dir")
         if self.main:
             clear_leftovers(self.folder / "checkpoints")
+            if not resume and (self.folder / LOG_FILE).exists():
+                for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder)):
+                    file.unlink(missing_ok=True)
             text = json.dumps(self.config.to_dict(), indent=2) + "\n"
             write_file(self.folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
             self.began = not resume
@@ -341,21 +376,38 @@ class Trainer:
             cache_dir=Path(config.cache_dir) if config.cache_dir else None,
             progress=True,  # shown by the process that prepares them, while the others of this disk wait
         )
-        if config.batch_size > len(pictures.images):
+        count, parts = len(pictures.images), config.accumulate * self.world
+        if config.batch_size > count:
+            most = count // parts * parts
+            less = f"; add some, or try --batch-size {most}" if most >= 2 * parts else "; add some"
             raise UserError(
-                f"--batch-size {config.batch_size}: more than the {len(pictures.images)} pictures of {config.dataset}"
+                f"--batch-size {config.batch_size}: more than the {count} pictures of {config.dataset}{less}"
             )
-        if self.main:
-            skipped = "".join(f"{name}\t{reason}\n" for name, reason in pictures.skipped)
-            if skipped:
-                write_file(self.folder / SKIPPED_FILE, lambda path: path.write_text(skipped, encoding="utf-8"))
-                self.say(f"{len(pictures.skipped)} pictures were left out; {self.folder / SKIPPED_FILE} says why")
+        self._say_skipped(pictures.skipped)
+        before, now = run_facts(self.folder), len(pictures.images)
+        if before.get("fingerprint", pictures.fingerprint) != pictures.fingerprint:
+            self.say(
+                f"{config.dataset}: not the pictures that this run began with ({before['dataset'].get('pictures')} "
+                f"then, {now} now); it goes on with these"
+            )
         return pictures
 
-    def _batches(self) -> Iterator[Tensor]:
-        """Real pictures of this process, part by part, from where the run stands, on its device."""
+    def _say_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Say how many pictures were left out, if that is news, and write down which and why."""
+        if self.main and len(skipped) > self.skipped:
+            self.skipped = len(skipped)
+            text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
+            write_file(self.folder / SKIPPED_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+            left_out = "1 picture was" if len(skipped) == 1 else f"{len(skipped)} pictures were"
+            self.say(f"{left_out} left out; {self.folder / SKIPPED_FILE} says why")
+
+    def _open_stream(self) -> data.StreamedBatches:
+        return data.stream_batches(self.config.dataset, **self._data_options(), **self._order())
+
+    def _order(self) -> dict[str, Any]:
+        """Which pictures come in which order from here on, and which of them to this process."""
         config = self.config
-        options = {
+        return {
             "batch_size": config.batch_size // config.accumulate,
             "seed": config.seed,
             "start_images": self.state.images,
@@ -363,13 +415,15 @@ class Trainer:
             "world_size": self.world,
             "flip": config.flip,
         }
-        if self.pictures is None:
-            batches = data.stream_batches(config.dataset, **self._data_options(), **options)
-        else:
-            batches = data.batches(self.pictures.images, **options)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Real pictures of this process, part by part, from where the run stands, on its device."""
+        batches = self.stream or data.batches(self.pictures.images, **self._order())
         if self.main:
-            source = batches.source if self.pictures is None else self.pictures.source
-            write_run_facts(self.folder, source, self._hardware(), self.base.facts if self.base else None)
+            source = (self.stream or self.pictures).source
+            base = self.base.facts if self.base else None
+            fingerprint = self.pictures.fingerprint if self.pictures else None
+            write_run_facts(self.folder, source, self._hardware(), base, fingerprint)
         try:
             for batch in batches:
                 if self.accelerator.device.type == "cuda":
@@ -402,7 +456,8 @@ class Trainer:
             self.base.fill(generator, discriminator, self.say)
         freeze_blocks(discriminator, config.freeze_d)
         adam = {"betas": (config.beta1, config.beta2), "fused": config.fast}
-        g_rate, d_rate = (rate or config.learning_rate for rate in (config.g_learning_rate, config.d_learning_rate))
+        g_rate = config.learning_rate if config.g_learning_rate is None else config.g_learning_rate
+        d_rate = config.learning_rate if config.d_learning_rate is None else config.d_learning_rate
         g_optimizer, d_optimizer = (
             torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate, **adam)
             for network, rate in ((generator, g_rate), (discriminator, d_rate))
@@ -447,7 +502,7 @@ class Trainer:
         fill_from(now["discriminator"], before["discriminator"])
         double_to(now["generator"], before["generator"], self.part)
         now["ema"].load_state_dict(now["generator"].state_dict())
-        fill_from(now["ema"], before["ema"])
+        double_to(now["ema"], before["ema"].train(), self.part)
         config = self.ema.model.config
         self.say(f"{self.state.kimg:.1f} kimg: pictures grow to {config.width}x{config.height}")
 
@@ -477,6 +532,9 @@ class Trainer:
 
     def _load(self, checkpoint: Path) -> None:
         self.state, memory, scaler = load_checkpoint(checkpoint, *self._parts())
+        if (self.folder / BEST_FILE).is_file():  # may be of later than the checkpoint
+            best = read_json(self.folder / BEST_FILE)
+            self.state.best_kid, self.state.best_images = best["kid"], best["images"]
         self.objective.remember({name: tensor.to(self.accelerator.device) for name, tensor in memory.items()})
         if scaler and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(scaler)
@@ -553,12 +611,18 @@ class Trainer:
         return generator
 
     def save(self) -> None:
-        """Write the generator as it stands and a checkpoint."""
+        """Write the generator as it stands, its pictures and a checkpoint."""
         self.log()
         if self.wish == DIVERGED:
             return
+        if self.stream:
+            self._say_skipped(self.stream.skipped)
         generator = self.draw_samples()
         save_model(generator, self.folder)
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint, and the report of it."""
         networks, optimizers = self._parts()
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         folder = self.folder / "checkpoints"
@@ -573,20 +637,25 @@ class Trainer:
             return
         started, self.evaluated = time.monotonic(), self.state.images
         generator = self._settled()
-        figures, alike = self.evaluator(generator)
+        try:
+            figures, alike = self.evaluator(generator)
+        except UserError as error:  # a full disk, perhaps; the run itself is well
+            self.say(f"Not measured at {self.state.kimg:.1f} kimg: {error}")
+            return
         seconds = round(time.monotonic() - started, 2)
         self._record({**figures.to_dict(), "level": self.state.level, "evaluation_seconds": seconds})
         if self.grown and (self.state.best_kid is None or figures.kid < self.state.best_kid):
             self.state.best_kid, self.state.best_images = figures.kid, self.state.images
             save_model(generator, self.folder / "best")
+            text = json.dumps({"kid": figures.kid, "images": self.state.images}) + "\n"
+            write_file(self.folder / BEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
         save_sheet(self.folder, generator, self.pictures.images, alike)
         save_features(self.folder, self.evaluator.real, self.evaluator.network, self.pictures.fingerprint)
         self._remark()
-        self.log_clock = (time.monotonic(), self.state.images)  # the pause is no part of the training rate
 
     def _remark(self) -> None:
         """Say what is wrong with the run, each thing once as long as it lasts."""
-        found = watch.remarks(watch.read_log(self.folder / LOG_FILE))
+        found = watch.remarks(watch.read_log(self.folder / LOG_FILE), kept=self.grown)
         for kind, text in found.items():
             if kind not in self.remarked:
                 self.say(text)
@@ -599,6 +668,8 @@ class Trainer:
         """Ctrl-C and a polite kill stop the run after the step at hand; a second Ctrl-C stops it at once."""
 
         def interrupt(number, frame):
+            if self.saved:
+                raise KeyboardInterrupt(f"Stopped. {self.folder} is whole and saved at {self.state.kimg:.2f} kimg.")
             if self.wish == INTERRUPTED and number == signal.SIGINT:
                 raise KeyboardInterrupt("Stopped at once; the last checkpoint is whole.")
             self.wish = INTERRUPTED
@@ -619,12 +690,15 @@ class Trainer:
         if at_length or seconds >= limit:
             self.wish = max(self.wish, FINISHED)
         level = level_at(self.levels, (self.before + seconds) / (self.before + limit))
-        if self.world == 1:
-            self.stop, self.due = self.wish, level
-        elif at_length or state.steps % AGREE_EVERY == 0:
-            wishes = self.accelerator.gather(torch.tensor([[self.wish, level]], device=self.accelerator.device))
-            self.stop, self.due = wishes.amax(0).tolist()
+        if self.world == 1 or at_length or state.steps % AGREE_EVERY == 0:
+            self.stop, self.due = self._agreed(self.wish, level)
         self.due = max(self.due, self._level_by_length())
+
+    def _agreed(self, *values: int) -> Sequence[int]:
+        """The largest of each among all processes."""
+        if self.world == 1:
+            return values
+        return self.accelerator.gather(torch.tensor([values], device=self.accelerator.device)).amax(0).tolist()
 
     def _level_by_length(self) -> int:
         """The size that is due by the number of pictures shown."""
@@ -632,12 +706,16 @@ class Trainer:
 
     def _finish(self) -> Path:
         """Save what there is and say where it is."""
+        self.log()  # which may find that the loss is no longer a number
+        [self.stop] = self._agreed(max(self.stop, self.wish))
         if self.stop == FINISHED and not self.grown:  # too short a run to have come that far
             self.grow(self.levels[-1])
-        if self.main and self.stop == FINISHED and self.evaluated != self.state.images:
-            self.evaluate()
         if self.main and self.stop != DIVERGED:
             self.save()
+            self.saved = True
+            if self.stop == FINISHED and self.evaluator and self.evaluated != self.state.images:
+                self.evaluate()
+                self._checkpoint()  # with what was measured
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
         again = f"python train.py --resume {self.folder}"
@@ -663,6 +741,7 @@ class Trainer:
 
     def close(self) -> None:
         """End trackers and the process group, and let the next run of this process choose its own precision."""
+        self.stream = None  # ends its workers
         self.accelerator.end_training()
         self._forget_accelerate()
 
@@ -681,9 +760,9 @@ class Trainer:
     def _progress(self) -> tqdm:
         """A bar over pictures with rate and time left; a line every half minute where there is no terminal."""
         config = self.config
-        self.length = max(1, int(1000 * config.duration_kimg))
-        if config.max_steps is not None:
-            self.length = min(self.length, config.max_steps * config.batch_size)
+        self.length, self._limit = max(1, int(1000 * config.duration_kimg)), "--duration-kimg"
+        if config.max_steps is not None and config.max_steps * config.batch_size <= self.length:
+            self.length, self._limit = config.max_steps * config.batch_size, "--max-steps"
         return tqdm(
             total=self.length if config.max_minutes is None else None,  # the first log line knows how far it will get
             initial=self.state.images,
@@ -693,6 +772,18 @@ class Trainer:
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
         )
+
+
+@contextmanager
+def _named(checkpoints: Sequence[Path]) -> Iterator[None]:
+    """Says of a checkpoint that can't be read how to go on without it."""
+    try:
+        yield
+    except UserError as error:
+        if len(checkpoints) < 2:
+            raise
+        before, last = checkpoints[-2:]
+        raise UserError(f"{error}. To go on from {before.name} instead, delete {last}") from None
 
 
 def _images_of(line: str) -> float:

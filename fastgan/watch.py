@@ -13,7 +13,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log.jsonl in order; one that a kill cut off, or that is none of ours, is left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     log = []
     for line in lines:
@@ -49,7 +49,7 @@ def _of_last_size(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
     return [line for line in measured if line.get("level") == measured[-1].get("level")]
 
 
-def remarks(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, str]:
     """What is wrong with a run as it stands, by kind: a sentence each, with figures and what helps.
 
     Kinds:
@@ -60,6 +60,7 @@ def remarks(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     Args:
         log: as from :func:`read_log`.
+        kept: whether the best so far is in best/; a run that has yet to grow keeps none.
     """
     measured = _of_last_size(evaluations(log))
     best = best_of(measured)
@@ -67,15 +68,14 @@ def remarks(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         return {}
     found = {}
     last = measured[-1]
-    at = f"{best['images'] / 1000:.1f} kimg"
+    at = f"{best['images'] / 1000:.1f} kimg" + (", kept in best/" if kept else "")
     since = measured[-LATE:]
     late = len(measured) > LATE and all(
         line["kid"] > 1.1 * max(best["kid"], 0) + 2 * line.get("kid_std", 0) for line in since
     )
     if late and best["images"] < since[0]["images"]:
         found["overfitting"] = (
-            f"Training has begun to overfit: KID rose from {best['kid']:.4f} to {last['kid']:.4f}. "
-            f"The best is at {at}, kept in best/"
+            f"Training has begun to overfit: KID rose from {best['kid']:.4f} to {last['kid']:.4f}. The best is at {at}"
         )
     sure = measured[-SURE:]
     if len(measured) > SURE and all("recall" in line and "diversity" in line for line in measured):
@@ -83,13 +83,13 @@ def remarks(log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         if peak["recall"] >= 0.1 and all(line["recall"] < peak["recall"] / 2 for line in sure):
             found["recall"] = (
                 f"Recall fell from {peak['recall']:.2f} at {peak['images'] / 1000:.1f} kimg to {last['recall']:.2f}: "
-                f"whole kinds of pictures are no longer drawn. The best KID is at {at}, kept in best/"
+                f"whole kinds of pictures are no longer drawn. The best KID is at {at}"
             )
         widest = max(line["diversity"] for line in measured)
         if widest >= 0.5 and all(line["diversity"] < widest / 2 for line in sure):
             found["collapse"] = (
                 f"The pictures become alike: the generator collapses (diversity {last['diversity']:.2f}, it was "
-                f"{widest:.2f}). The best is at {at}, kept in best/; more --augment or a lower --learning-rate help"
+                f"{widest:.2f}). The best is at {at}; more --augment or a lower --learning-rate help"
             )
     knows = all(line.get("d_overfitting", 0) > 0.9 for line in sure)
     if len(measured) > SURE and knows and best["images"] < sure[0]["images"]:

@@ -11,7 +11,7 @@ from fastgan.checkpoints import checkpoints_in
 from fastgan.cli import resolve
 from fastgan.config import ModelConfig
 from fastgan.finetune import fill, freeze_blocks, open_base
-from fastgan.hub import save_model
+from fastgan.hub import from_pretrained, save_model
 from fastgan.models import Discriminator, Generator, downscale
 from fastgan.projected import ProjectedDiscriminator
 from fastgan.trainer import Trainer, train
@@ -99,6 +99,15 @@ def test_a_smaller_model_is_enlarged(base, start, settings, tmp_path):
     with torch.no_grad():
         before, after = smaller(z).full, trainer.players.generator(z).full
     assert torch.corrcoef(torch.stack([before.flatten(), downscale(after, 4).flatten()]))[0, 1] > 0.5
+
+
+def test_the_average_begins_by_enlarging_the_average(start, settings, tmp_path):
+    small = train(TrainConfig(**{**settings, "ngf": 16, "output_dir": str(tmp_path / "small")}))
+    trainer, _ = start(init_from=str(small), size="64", ngf=16)
+    smaller, z = from_pretrained(small).train(), torch.randn(32, 16)
+    with torch.no_grad():
+        before, after = smaller(z).full, trainer.ema.model.train()(z).full
+    assert torch.corrcoef(torch.stack([before.flatten(), downscale(after, 2).flatten()]))[0, 1] > 0.8
 
 
 @pytest.mark.parametrize("changes", [{"size": "256"}, {"size": "64", "z_dim": 8}])

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +354,10 @@ def test_one_picture_has_as_many_neighbours_as_are_asked_for():
     near = nearest_training(line(4.0), line(0.0, 1.0, 3.0), k=2)
     assert near.indices.tolist() == [[2, 1]]
     assert near.distances.tolist() == [[1.0, 3.0]]
+
+
+def test_a_set_that_is_one_picture_again_and_again_can_be_measured(network):
+    same = torch.ones(8, 16)
+    found = measure(same, torch.rand(8, 16), network)
+    assert math.isfinite(found.diversity) and found.recall == 0
+    assert measure(same, same, network).diversity == 0

@@ -150,6 +150,8 @@ def test_what_is_no_run_folder_is_said(tmp_path, capsys):
     assert "no run folder (it has no train_config.json)" in capsys.readouterr().err
     with pytest.raises(UserError, match="no run folder"):
         write_report(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(tmp_path / "file")]) == 2
 
 
 # Charts

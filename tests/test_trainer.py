@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import os
 import random
 import shutil
@@ -24,8 +25,9 @@ from fastgan import TrainConfig, UserError
 from fastgan.checkpoints import checkpoints_in, save_checkpoint
 from fastgan.data import load_pictures
 from fastgan.evaluation import evaluate
+from fastgan.models import downscale
 from fastgan.objectives import frozen
-from fastgan.trainer import Every, Trainer, train
+from fastgan.trainer import INTERRUPTED, Every, Trainer, run_folder, train
 
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "examples" / "emoji_faces"
@@ -268,6 +270,26 @@ def test_growing_changes_no_layer_that_fits(tiny):
     assert not torch.equal(before["generator"][weight], after["generator"][weight])  # it goes on learning
 
 
+@pytest.mark.parametrize("level", [32, 64])
+def test_both_generators_go_on_with_the_small_pictures(tiny, level):
+    trainer = Trainer(tiny(**{**GROWING, "size": str(2 * level), "grow_from": level}, ngf=16))
+    trainer.step(trainer._batches())
+    z = torch.randn(32, 16)
+
+    def drawn() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [
+                network.train()(z).full for name, network in trainer._parts()[0].items() if name != "discriminator"
+            ]
+
+    before = drawn()
+    trainer.grow(2 * level)
+    for small, large in zip(before, drawn(), strict=True):
+        together = torch.stack([small.flatten(), downscale(large, 2).flatten()])
+        assert torch.corrcoef(together)[0, 1] > 0.8
+    trainer.close()
+
+
 def test_a_growing_run_killed_at_any_size_resumes_to_the_same_weights(tiny):
     config = tiny(**{**GROWING, "size": "64"}, max_steps=6, checkpoint_every="0.008kimg", keep_checkpoints=6)
     folder = train(config)
@@ -343,6 +365,97 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures):
     assert f"--resume {run}" in output and "Traceback" not in output
     assert fastgan.from_pretrained(run).config.level == 32
     assert len(checkpoints_in(run / "checkpoints")) == 1
+
+
+def test_a_run_killed_before_its_first_checkpoint_can_be_begun_anew(tiny, tmp_path, capsys):
+    config = tiny()
+    shutil.rmtree(train(config) / "checkpoints")
+    with pytest.raises(UserError, match="holds a model already; choose another --output-dir"):
+        train(config)
+    with pytest.raises(UserError, match="no checkpoint there; its model can be a start: --init-from"):
+        train(config, resume=True)
+    (tmp_path / "run" / "model.safetensors").unlink()  # what is left is that of a run that was killed early
+    with pytest.raises(UserError, match="no checkpoint there; start it again without --resume"):
+        train(config, resume=True)
+    log = train(config) / "log.jsonl"
+    assert [json.loads(line)["images"] for line in log.read_text().splitlines()] == [8, 16, 24, 32]
+
+
+@pytest.mark.parametrize("end", ["length", "Ctrl-C"])
+def test_a_run_that_diverged_in_its_last_steps_is_no_success(tiny, end):
+    trainer = Trainer(tiny(max_steps=2, log_every="never"))
+    with torch.no_grad():
+        next(trainer.players.generator.parameters()).fill_(math.nan)
+    if end == "Ctrl-C":
+        trainer.wish = INTERRUPTED
+    with pytest.raises(UserError, match="the loss is no longer a number"):
+        trainer.run()
+    assert not (trainer.folder / "model.safetensors").exists()
+    trainer.close()
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(tiny, capsys):
+    folder = train(tiny())
+    before = newest(folder)
+    train(tiny(), resume=True)
+    assert "is at its full length; a larger --max-steps makes it go on" in capsys.readouterr().err
+    assert_equal(before, newest(folder))
+    assert len(checkpoints_in(folder / "checkpoints")) == 1
+
+
+def test_what_cannot_be_measured_for_want_of_room_is_said_and_loses_nothing(tiny, tmp_path, capsys):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "features").write_text("in the way")
+    folder = train(tiny(eval_images=8, eval_every="0.016kimg", cache_dir=str(tmp_path / "cache")))
+    assert capsys.readouterr().err.count("Not measured at 0.0 kimg: feature cache: can't write to") == 2
+    assert fastgan.from_pretrained(folder).config.level == 32 and not (folder / "best").exists()
+
+
+def test_a_run_that_goes_on_from_before_its_best_keeps_it(tiny):
+    measured = {"eval_images": 8, "eval_every": "0.008kimg", "checkpoint_every": "0.008kimg"}
+    folder = train(tiny(**measured, max_steps=3))
+    best = folder / "best"
+    (best / "kid.json").write_text('{"kid": -1.0, "images": 24}')
+    shutil.rmtree(checkpoints_in(folder / "checkpoints")[-1])
+    weights = (best / "model.safetensors").read_bytes()
+    train(tiny(**measured), resume=True)
+    assert (best / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_says_when_its_pictures_have_changed(tiny, pictures, tmp_path, capsys):
+    mine = shutil.copytree(pictures, tmp_path / "faces")
+    train(tiny(dataset=str(mine), max_steps=1))
+    next(mine.glob("*.webp")).unlink()
+    train(tiny(dataset=str(mine), max_steps=2), resume=True)
+    assert "not the pictures that this run began with (26 then, 25 now); it goes on" in capsys.readouterr().err
+
+
+def test_pauses_are_no_part_of_the_training_rate(tiny):
+    trainer = Trainer(tiny())
+    trainer.log_clock = (10.0, 8)
+    with trainer._pause():
+        time.sleep(0.2)
+    assert 10.2 <= trainer.log_clock[0] < 12 and trainer.log_clock[1] == 8
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("user/my.set", "my.set"),
+        (".", "v1.0 of mine"),
+        ("./sub/..", "v1.0 of mine"),
+        ("*.parquet", "v1.0 of mine"),
+        ("sub/**/*.parquet", "sub"),
+        ("faces.zip", "faces"),
+    ],
+)
+def test_a_run_is_called_like_its_pictures(tmp_path, monkeypatch, dataset, name):
+    folder = tmp_path / "v1.0 of mine"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "faces.zip").write_bytes(b"")
+    monkeypatch.chdir(folder)
+    assert run_folder(TrainConfig(dataset=dataset)) == Path("runs", name)
 
 
 TWO = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--quiet")
@@ -526,6 +639,7 @@ def test_bad_input_is_one_clear_line(capsys, tmp_path, cache, pictures):
     assert "power of two" in refusal(capsys, *good, "--size", "100")
     assert "--batch-size 300" in refusal(capsys, *good, "--batch-size", "300")
     assert "--accumulate" in refusal(capsys, *good, "--accumulate", "5")
+    assert "holds the pictures" in refusal(capsys, "--dataset", pictures, "--output-dir", pictures)
     assert "--mixed-precision fp16" in refusal(capsys, *good, "--mixed-precision", "fp16")
     assert str(tmp_path / "file") in refusal(capsys, *good, "--output-dir", str(tmp_path / "file" / "run"))
     assert not Path(out).exists()
@@ -541,6 +655,10 @@ def test_resuming_refuses_what_does_not_fit(capsys, tiny, tmp_path, pictures):
     weights = checkpoints_in(folder / "checkpoints")[-1] / "generator.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert "generator.safetensors" in refusal(capsys, "--resume", str(folder), "--max-steps", "4")
+    shutil.copytree(weights.parent, weights.parent.with_name("checkpoint-0000000008"))
+    said = refusal(capsys, "--resume", str(folder), "--max-steps", "4")
+    assert said.endswith(f"To go on from checkpoint-0000000008 instead, delete {weights.parent}")
+    assert "leave out --output-dir" in refusal(capsys, "--resume", str(folder), "--output-dir", str(tmp_path / "new"))
 
 
 NO_ROOM = """

@@ -80,3 +80,8 @@ def test_a_run_that_grew_is_judged_by_what_it_draws_since():
         line["level"] = 64 if line["images"] <= 20_000 else 128
     assert remarks(log) == {}
     assert best_of(evaluations(log))["images"] == 60_000
+
+
+def test_a_run_that_keeps_no_best_does_not_speak_of_it():
+    said = remarks(run([0.5, 0.2, 0.1, 0.12, 0.13, 0.15]), kept=False)["overfitting"]
+    assert said.endswith("The best is at 30.0 kimg")
