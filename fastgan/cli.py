@@ -78,7 +78,7 @@ def train_parser() -> Parser:
         description="Train a FastGAN generator on your pictures.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=119),
     )
-    parser.add_argument("--config", metavar="RUN.json", help="settings from a file; flags override it")
+    parser.add_argument("--config", metavar="FILE.json", help="settings from a file; flags override it")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its newest checkpoint")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
     groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}

@@ -465,7 +465,7 @@ def app_command(options: argparse.Namespace) -> None:
     try:
         from fastgan.app import launch
     except ImportError as error:
-        raise UserError(f"app: needs the package {error.name}: pip install 'fastgan[app]'") from None
+        raise UserError(f"app: needs the package {error.name}: pip install -e '.[app]'") from None
     models = [name.strip() for name in options.models.split(",") if name.strip()]
     _check_address(options.host, options.port)
     launch(

@@ -103,7 +103,7 @@ def dataset_command(options: argparse.Namespace) -> None:
     try:
         from fastgan.dataset import push_dataset
     except ImportError as error:
-        raise UserError(f"dataset push: needs the package {error.name}: pip install 'fastgan[train]'") from None
+        raise UserError(f"dataset push: needs the package {error.name}: pip install -e '.[train]'") from None
 
     done = push_dataset(options.folder, options.repo, options.public, options.license)
     where = f"{done.url} ({'private' if done.private else 'public'})"
