@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastgan.config import read_json
 from fastgan.errors import UserError
-from fastgan.hub import load_weights, save_tensors, write_folder
+from fastgan.hub import load_weights, save_tensors, write_file, write_folder
 
 PREFIX = "checkpoint-"
 
@@ -66,14 +66,19 @@ def save_checkpoint(
             save_tensors(_optimizer_tensors(optimizer), path / f"optimizer_{name}.safetensors")
         if memory:
             save_tensors(memory, path / "memory.safetensors")
-        text = json.dumps({"state": asdict(state), "scaler": scaler}, indent=2)
-        (path / "state.json").write_text(text, encoding="utf-8")
+        write_state(path, state, scaler)
 
     path = folder / f"{PREFIX}{state.images:010d}"
     write_folder(path, write)
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def write_state(checkpoint: Path, state: RunState, scaler: dict[str, Any] | None) -> None:
+    """Write down in a checkpoint where the run stands; its networks and optimizers stay as they are."""
+    text = json.dumps({"state": asdict(state), "scaler": scaler}, indent=2)
+    write_file(checkpoint / "state.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

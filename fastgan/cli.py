@@ -140,7 +140,9 @@ def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
 
             values = {**settings_of(open_base(str(source))), **values}
         values = {**values, **flags}
-    return TrainConfig.from_dict(values, path or "flags"), False, dry_run
+    config = TrainConfig.from_dict(values, path or "flags")
+    config.check_use()
+    return config, False, dry_run
 
 
 def train_main(arguments: Sequence[str] | None = None) -> int:

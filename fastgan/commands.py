@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastgan.errors import NO_FOLDER, UserError
+from fastgan.errors import UserError
 
 GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
@@ -154,7 +154,8 @@ def evaluate_command(options: argparse.Namespace) -> None:
     psi = _psi(options.psi)
     networks = [name.strip() for part in options.network or [evaluation.DEFAULT_NETWORK] for name in part.split(",")]
     # Pictures are prepared as they were for training; of another dataset, only the shape is known.
-    same = trained if trained and dataset == trained.dataset else TrainConfig(dataset=dataset)
+    typed = TrainConfig(dataset=dataset)
+    same = trained if trained and typed.dataset == trained.dataset else typed
     generator = load(options)
     config = generator.config
     cache = options.cache_dir or same.cache_dir
@@ -387,8 +388,7 @@ def load(options: argparse.Namespace):
     from fastgan.fast import best_precision, keep_freed_memory
     from fastgan.hub import from_pretrained
 
-    local = os.path.isdir(options.model)
-    if local and options.revision:
+    if options.revision and os.path.isdir(options.model):
         raise UserError(f"--revision {options.revision}: {options.model} is a folder; only models on the Hub have any")
     where, precision = device(options.device), getattr(options, "precision", "fp32")
     if where.type == "cpu":
@@ -396,10 +396,7 @@ def load(options: argparse.Namespace):
     if precision == "auto":
         precision = "bf16" if best_precision(where) == "bf16" else "fp32"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    try:
-        return from_pretrained(options.model, revision=options.revision, device=where, dtype=dtype)
-    except UserError as error:
-        raise UserError(f"{error}{'' if local else NO_FOLDER}") from None
+    return from_pretrained(options.model, revision=options.revision, device=where, dtype=dtype)
 
 
 def sample_command(options: argparse.Namespace) -> None:
@@ -488,7 +485,7 @@ def _check_address(host: str, port: int | None) -> None:
     except (OSError, UnicodeError) as error:
         if port and getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES):
             free = "leave it out to take the first free one"
-            raise UserError(f"--port {port}: {os.strerror(error.errno)}; {free}") from None
+            raise UserError(f"--port {port}: {error.strerror.partition(' (')[0]}; {free}") from None
         raise UserError(f"--host {host}: no address of this machine; try 127.0.0.1, or 0.0.0.0 for all") from None
 
 

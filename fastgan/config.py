@@ -144,9 +144,14 @@ def preset(projected: Any, paper: Any, help: str) -> Any:
 Every = str  # "10min", "5kimg" or "never"
 
 
+def is_here(source: str) -> bool:
+    """Whether a dataset's name is that of a file or folder on this disk."""
+    return os.path.exists(os.path.expanduser(source))  # False too for what could be no name of any
+
+
 def is_pattern(source: str) -> bool:
     """Whether a dataset's name stands for all files that match it."""
-    return glob.has_magic(source) and not Path(source).expanduser().exists()
+    return glob.has_magic(source) and not is_here(source)
 
 
 def parse_every(text: Every) -> tuple[float, str]:
@@ -256,8 +261,8 @@ class TrainConfig:
     def __post_init__(self):
         if not self.dataset:
             raise UserError("--dataset: which pictures? Give a Hub id like user/pokemon, or a folder")
-        if Path(self.dataset).expanduser().exists() or is_pattern(self.dataset):  # still found from another folder
-            object.__setattr__(self, "dataset", os.path.abspath(Path(self.dataset).expanduser()))
+        if is_here(self.dataset) or is_pattern(self.dataset):  # still found from another folder
+            object.__setattr__(self, "dataset", os.path.abspath(os.path.expanduser(self.dataset)))
         for f in dataclasses.fields(self):
             if getattr(self, f.name) is None and self.recipe in f.metadata:
                 object.__setattr__(self, f.name, f.metadata[self.recipe])
@@ -292,10 +297,6 @@ class TrainConfig:
             value = getattr(self, f.name)
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(f.name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-        if not self.push_to_hub and (self.hub_public or self.hub_strategy != "end"):
-            raise UserError("--hub-public and --hub-strategy say how to push; give --push-to-hub USER/NAME too")
-        if self.freeze_d and not self.init_from:
-            raise UserError(f"--freeze-d {self.freeze_d}: keeps what a model has learned; give --init-from MODEL too")
         if 0 < self.eval_images < 6:
             raise UserError(f"--eval-images: expected at least 6, or 0 for off, got {self.eval_images}")
         for name in ("log_every", "sample_every", "eval_every", "checkpoint_every"):
@@ -355,6 +356,13 @@ class TrainConfig:
         if self.recipe == "projected":
             return ["efficientnet-lite0"]
         return [self.perceptual] if self.reconstruction_weight else []
+
+    def check_use(self) -> None:
+        """Raise a UserError where a setting would do nothing. For what a person types: older runs may have such."""
+        if not self.push_to_hub and (self.hub_public or self.hub_strategy != "end"):
+            raise UserError("--hub-public and --hub-strategy say how to push; give --push-to-hub USER/NAME too")
+        if self.freeze_d and not self.init_from:
+            raise UserError(f"--freeze-d {self.freeze_d}: keeps what a model has learned; give --init-from MODEL too")
 
     def to_dict(self) -> dict[str, Any]:
         """What train_config.json holds."""

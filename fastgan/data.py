@@ -522,7 +522,7 @@ def _plain_errors(dataset: str) -> Iterator[None]:
         if isinstance(error, ConnectionError | errors.HTTPError):
             raise UserError(
                 f"--dataset {dataset}: the Hub can't be reached, and this was not fetched before ({_one_line(error)})"
-                f"{NO_FOLDER}"
+                f". {NO_FOLDER}"
             ) from error
         if isinstance(error, ValueError) and str(error).startswith(("BuilderConfig", "Config name")):
             raise UserError(f"--dataset-config: {_one_line(error)}") from error
@@ -874,10 +874,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _leave_signals(worker: int) -> None:
+def _leave_ctrl_c(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal: training decides when to stop, and ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def stream_batches(
@@ -931,6 +930,6 @@ def stream_batches(
         # A part is never split, so more would have nothing; and PyTorch warns of more than there are cores.
         num_workers=min(workers, made.rows(0).num_shards, _cores()),
         generator=torch.Generator(),  # otherwise the loader draws from the random state of training
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_leave_ctrl_c,
     )
     return StreamedBatches(found, loader, np.random.default_rng([seed, start_images, rank]), flip)

@@ -247,10 +247,27 @@ def _thumbnail(picture: Tensor, size: tuple[int, int]) -> Image.Image:
     return sampling.to_pil(sampling.to_uint8(opaque)).resize(size, Image.Resampling.LANCZOS)
 
 
-def save_features(folder: Path, features: Tensor, network: MetricNetwork, fingerprint: str) -> None:
-    """Write training/features.safetensors: "features" [N, F] of the training pictures; whose they are as metadata."""
+def save_features(
+    folder: Path,
+    features: Tensor,
+    network: MetricNetwork,
+    fingerprint: str,
+    places: Tensor | None = None,
+    pictures: int | None = None,
+) -> None:
+    """Write training/features.safetensors: "features" [N, F] of training pictures; whose they are as metadata.
+
+    Args:
+        folder: of the model.
+        features: of all pictures, or of those at `places`.
+        network: that they are from.
+        fingerprint: of the training set.
+        places: which pictures of the set they are of, [N].
+        pictures: how many the set has; as many as there are features when not given.
+    """
     about = {"network": network.name, "resize": network.resize, "fingerprint": fingerprint}
-    content = {"features": features.contiguous()}
+    about["pictures"] = str(pictures or len(features))
+    content = {"features": features.contiguous()} | ({} if places is None else {"places": places})
     write_file(folder / FEATURES_FILE, lambda path: safetensors.torch.save_file(content, path, about))
 
 

@@ -1,5 +1,6 @@
 """Models as folders, on this machine and on the Hub: written whole, checked before they are read."""
 
+import functools
 import hashlib
 import json
 import os
@@ -15,13 +16,25 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fastgan.config import ModelConfig, read_json
-from fastgan.errors import UserError
+from fastgan.errors import NO_FOLDER, UserError
 from fastgan.models import Generator
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 MAX_CONFIG = 100_000  # bytes
+PASSING = {408, 429, 500, 502, 503, 504}  # answers of the Hub after which the same request may well succeed
+SILENCE = 100  # seconds that the Hub may take to answer
 DTYPES = {"F32": torch.float32, "I64": torch.int64}
+
+
+@functools.cache
+def limit_silence() -> None:
+    """Have the Hub's client give up on a Hub that takes a request and never answers, which by itself it would not."""
+    import httpx2
+    from huggingface_hub import get_session, set_client_factory
+
+    hooks = get_session().event_hooks
+    set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=SILENCE))
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -37,8 +50,15 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o755)
         write(temporary)
         if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+            os.replace(folder, old := temporary.with_name(f"{temporary.name}-old"))
+            try:
+                os.replace(temporary, folder)
+            except OSError:
+                os.replace(old, folder)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, folder)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
@@ -167,7 +187,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
                         f"{path}: {name} is {found[name].get_dtype()} {list(shape)}, "
                         f"the config says {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
                     )
-        network.load_state_dict(load_file(path), strict=True, assign=next(iter(expected.values())).is_meta)
+        tensors = load_file(path)  # mapped; Windows would not let a training run replace the file
+        if assign := next(iter(expected.values())).is_meta:
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        network.load_state_dict(tensors, strict=True, assign=assign)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
@@ -220,6 +243,7 @@ def fetch(model: str, file: str, limit: int, revision: str | None = None, **opti
     )
     from huggingface_hub.utils import validate_repo_id
 
+    limit_silence()
     where = f"{model}@{revision}" if revision else model
     try:
         validate_repo_id(model)
@@ -230,11 +254,15 @@ def fetch(model: str, file: str, limit: int, revision: str | None = None, **opti
     except HFValidationError:
         raise UserError(f"{model}: neither a folder here nor a Hub id like user/fastgan-anime") from None
     except RepositoryNotFoundError:
-        raise UserError(f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`") from None
+        raise UserError(
+            f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`. {NO_FOLDER}"
+        ) from None
     except RevisionNotFoundError:
         raise UserError(f"{where}: that model has no such branch, tag or commit") from None
     except LocalEntryNotFoundError:
-        raise UserError(f"{where}: not in the cache, and the Hub can't be reached; check the connection") from None
+        raise UserError(
+            f"{where}: not in the cache, and the Hub can't be reached; check the connection. {NO_FOLDER}"
+        ) from None
     except EntryNotFoundError:
         return None
     except HfHubHTTPError as error:

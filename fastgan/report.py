@@ -4,6 +4,8 @@ import base64
 import dataclasses
 import io
 import math
+import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,7 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from fastgan import __version__, watch
-from fastgan.config import ModelConfig, TrainConfig, flag, read_json
+from fastgan.config import ModelConfig, TrainConfig, flag, is_here, read_json
 from fastgan.errors import UserError
 from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, weights_hash, write_file
 
@@ -79,7 +81,7 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
     has_best = (folder / "best" / CONFIG_FILE).is_file()
     return {
         "name": folder.resolve().name,
-        "dataset": Path(settings.dataset.rstrip("/")).name if Path(settings.dataset).exists() else settings.dataset,
+        "dataset": _name_of(settings.dataset),
         "settings": settings,
         "size": f"{model.width}×{model.height}",
         "kimg": f"{last['images'] / 1000:,.2f}",
@@ -385,8 +387,8 @@ def _settings_groups(settings: TrainConfig) -> list[tuple[str, list[tuple[str, s
         value = getattr(settings, field.name)
         if value is None or field.name in ("output_dir", "cache_dir", "push_to_hub"):
             continue
-        if field.name == "dataset" and Path(value).exists():
-            value = Path(value).name
+        if field.name == "dataset":
+            value = _name_of(value)
         shown = {True: "on", False: "off"}.get(value, value) if type(value) is bool else value
         changed = value != getattr(usual, field.name) or field.name == "dataset"
         groups[field.metadata["group"]].append((flag(field.name), str(shown), changed))
@@ -397,6 +399,7 @@ def _commands(
     run: str, settings: TrainConfig, best: Mapping | None, last: Mapping, has_best: bool
 ) -> list[tuple[str, str]]:
     model = f"{run}/best" if has_best and best is not None and best["images"] < last["images"] else run
+    model, run = shlex.quote(model), shlex.quote(run)
     longer = f" --max-minutes {settings.max_minutes:g}" if settings.max_minutes else ""
     if settings.max_steps and last["images"] >= settings.max_steps * settings.batch_size:
         longer += f" --max-steps {2 * settings.max_steps}"
@@ -411,6 +414,11 @@ def _commands(
         ("Train longer", f"python train.py --resume {run}{longer}"),
         ("Publish it", f"fastgan push {run} user/name"),
     ]
+
+
+def _name_of(dataset: str) -> str:
+    """A dataset's name; of one on this disk, its last part and never the way there."""
+    return Path(dataset).name if os.path.isabs(dataset) or is_here(dataset) else dataset
 
 
 def _minutes(seconds: float) -> str:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -42,6 +43,7 @@ from fastgan.checkpoints import (
     load_checkpoint,
     read_state,
     save_checkpoint,
+    write_state,
 )
 from fastgan.config import TrainConfig, is_pattern, parse_every, read_json
 from fastgan.ema import EMA
@@ -134,14 +136,14 @@ class Trainer:
     """One run: networks, optimizers, pictures and the folder they end in."""
 
     def __init__(self, config: TrainConfig, resume: bool = False):
-        self.config = config
+        self.config, self.resumes = config, resume
         self.folder = run_folder(config)
         self.shares_state = is_initialized()  # with a caller who uses Accelerate for something else, as in a notebook
         self.accelerator = self._start_accelerator()
         self.main = self.accelerator.is_main_process
         self.world = self.accelerator.num_processes
         self.stop = self.wish = GOING  # what is decided; what this process would have
-        self.warned = self.began = self.saved = False
+        self.warned = self.began = self.leftover = self.trained = self.pressed = self.saved = False
         self.evaluated = -1  # pictures seen at the last evaluation
         self.skipped = 0  # pictures that were left out
         self.levels = config.levels
@@ -173,10 +175,11 @@ class Trainer:
         self._build_networks()
         self.evaluator = self._together(self._start_evaluator)
         if resume:
-            with _named(checkpoints):
-                self._load(checkpoints[-1])
+            self._load(checkpoints)
         self.stream = self._together(self._open_stream) if self.config.streaming else None
-        self.remarked = set(watch.remarks(watch.read_log(self.folder / LOG_FILE)) if resume else ())
+        log = watch.read_log(self.folder / LOG_FILE) if resume else []
+        self.remarked = set(watch.remarks(log))
+        self.evaluated = max((line["images"] for line in log if "kid" in line), default=-1)
         self._start_trackers()
 
     # ------------------------------------------------------------------ the algorithm
@@ -184,6 +187,9 @@ class Trainer:
     def run(self) -> Path:
         """Train until the set length is reached, then save everything."""
         config, state = self.config, self.state
+        if self.leftover:  # of a run that was killed before its first checkpoint
+            for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder)):
+                file.unlink(missing_ok=True)
         started = last = time.monotonic()
         log, samples, evaluation, checkpoint = (
             Every(text, state.images)
@@ -203,7 +209,13 @@ class Trainer:
                     if self.due > state.level:
                         with self._pause():
                             self.grow(self.due)
-                    self.step(batches)
+                    try:
+                        self.step(batches)
+                    except RuntimeError:  # a polite kill of the whole group has ended the workers of a stream, too
+                        if self.wish != INTERRUPTED or self.world > 1:
+                            raise
+                        self.stop = INTERRUPTED
+                        break
                     now = time.monotonic()
                     state.seconds, last = state.seconds + now - last, now
                     self.bar.update(config.batch_size)
@@ -227,6 +239,7 @@ class Trainer:
         for _ in range(self.config.accumulate):
             self.train_on(next(batches))
         self.state.steps += 1
+        self.trained = True
         generator = self.accelerator.unwrap_model(self.players.generator)
         self.ema.update(generator, self.config.batch_size, self.state.images)
 
@@ -235,8 +248,8 @@ class Trainer:
         """What happens here is no part of the training rate."""
         started = time.monotonic()
         yield
-        then, images = self.log_clock
-        self.log_clock = (then + time.monotonic() - started, images)
+        then, images = self.log_clock  # a line that was written meanwhile has set it
+        self.log_clock = (then + time.monotonic() - max(started, then), images)
 
     def train_on(self, real: Tensor) -> None:
         """One part of a batch through both networks.
@@ -318,8 +331,8 @@ class Trainer:
     def _open_folder(self, resume: bool) -> list[Path]:
         """Make the run folder, or find the checkpoints in it; what ended before its first one is begun anew."""
         checkpoints = checkpoints_in(self.folder / "checkpoints")
-        model = (self.folder / WEIGHTS_FILE).exists()
-        if self.folder.resolve() == Path(self.config.dataset).resolve():
+        model = any((folder / WEIGHTS_FILE).exists() for folder in (self.folder, self.folder / BEST_FILE.parent))
+        if os.path.isabs(self.config.dataset) and self.folder.resolve() == Path(self.config.dataset).resolve():
             raise UserError(f"--output-dir {self.folder}: holds the pictures; choose another folder")
         if resume and not checkpoints:
             other = "its model can be a start: --init-from" if model else "start it again without --resume"
@@ -330,9 +343,7 @@ class Trainer:
             raise UserError(f"{self.folder}: holds a {what} already; {again}choose another --output-dir")
         if self.main:
             clear_leftovers(self.folder / "checkpoints")
-            if not resume and (self.folder / LOG_FILE).exists():
-                for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder)):
-                    file.unlink(missing_ok=True)
+            self.leftover = not resume and (self.folder / CONFIG_FILE).exists()
             text = json.dumps(self.config.to_dict(), indent=2) + "\n"
             write_file(self.folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
             self.began = not resume
@@ -384,7 +395,7 @@ class Trainer:
                 f"--batch-size {config.batch_size}: more than the {count} pictures of {config.dataset}{less}"
             )
         self._say_skipped(pictures.skipped)
-        before, now = run_facts(self.folder), len(pictures.images)
+        before, now = run_facts(self.folder) if self.resumes else {}, len(pictures.images)
         if before.get("fingerprint", pictures.fingerprint) != pictures.fingerprint:
             self.say(
                 f"{config.dataset}: not the pictures that this run began with ({before['dataset'].get('pictures')} "
@@ -496,7 +507,7 @@ class Trainer:
         """Go on at a larger size: layers that fit go on, new ones enlarge, optimizers and memory begin anew."""
         before, _ = self._parts()
         self.accelerator.free_memory()
-        self.state.level = level
+        self.state.level, self.trained = level, True
         self._build_networks()
         now, _ = self._parts()
         fill_from(now["discriminator"], before["discriminator"])
@@ -530,10 +541,12 @@ class Trainer:
         }
         return networks, {"generator": self.players.g_optimizer, "discriminator": self.players.d_optimizer}
 
-    def _load(self, checkpoint: Path) -> None:
-        self.state, memory, scaler = load_checkpoint(checkpoint, *self._parts())
-        if (self.folder / BEST_FILE).is_file():  # may be of later than the checkpoint
-            best = read_json(self.folder / BEST_FILE)
+    def _load(self, checkpoints: Sequence[Path]) -> None:
+        checkpoint = checkpoints[-1]
+        with _named(checkpoints):
+            self.state, memory, scaler = load_checkpoint(checkpoint, *self._parts())
+        with suppress(UserError, KeyError, TypeError):  # not in older runs
+            best = read_json(self.folder / BEST_FILE)  # may be of later than the checkpoint
             self.state.best_kid, self.state.best_images = best["kid"], best["images"]
         self.objective.remember({name: tensor.to(self.accelerator.device) for name, tensor in memory.items()})
         if scaler and self.accelerator.scaler:
@@ -619,16 +632,14 @@ class Trainer:
             self._say_skipped(self.stream.skipped)
         generator = self.draw_samples()
         save_model(generator, self.folder)
-        self._checkpoint()
-
-    def _checkpoint(self) -> None:
-        """Write a checkpoint, and the report of it."""
         networks, optimizers = self._parts()
-        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-        folder = self.folder / "checkpoints"
-        memory = self.objective.memory()
-        save_checkpoint(folder, self.state, networks, optimizers, memory, scaler, self.config.keep_checkpoints)
+        folder, keep = self.folder / "checkpoints", self.config.keep_checkpoints
+        save_checkpoint(folder, self.state, networks, optimizers, self.objective.memory(), self._scaler(), keep)
         write_report(self.folder)
+
+    def _scaler(self) -> dict[str, Any] | None:
+        """The gradient scaler's state, where there is one."""
+        return self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
 
     def evaluate(self) -> None:
         """Measure the generator, keep it in best/ if none was better, and say what has begun to go wrong."""
@@ -650,7 +661,9 @@ class Trainer:
             text = json.dumps({"kid": figures.kid, "images": self.state.images}) + "\n"
             write_file(self.folder / BEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
         save_sheet(self.folder, generator, self.pictures.images, alike)
-        save_features(self.folder, self.evaluator.real, self.evaluator.network, self.pictures.fingerprint)
+        measured = self.evaluator
+        fingerprint, count = self.pictures.fingerprint, len(self.pictures.images)
+        save_features(self.folder, measured.real, measured.network, fingerprint, measured.rows, count)
         self._remark()
 
     def _remark(self) -> None:
@@ -669,10 +682,13 @@ class Trainer:
 
         def interrupt(number, frame):
             if self.saved:
-                raise KeyboardInterrupt(f"Stopped. {self.folder} is whole and saved at {self.state.kimg:.2f} kimg.")
-            if self.wish == INTERRUPTED and number == signal.SIGINT:
+                raise KeyboardInterrupt(
+                    f"Stopped and saved at {self.state.kimg:.2f} kimg. "
+                    f"Go on with: python train.py --resume {shlex.quote(str(self.folder))}"
+                )
+            if self.pressed and number == signal.SIGINT:
                 raise KeyboardInterrupt("Stopped at once; the last checkpoint is whole.")
-            self.wish = INTERRUPTED
+            self.pressed, self.wish = True, max(self.wish, INTERRUPTED)
             self.say("Stopping after this step and saving; press Ctrl-C again to stop without saving")
 
         numbers = (signal.SIGINT, signal.SIGTERM)
@@ -711,14 +727,17 @@ class Trainer:
         if self.stop == FINISHED and not self.grown:  # too short a run to have come that far
             self.grow(self.levels[-1])
         if self.main and self.stop != DIVERGED:
-            self.save()
+            if self.trained:
+                self.save()
             self.saved = True
+            self.stop = max(self.stop, self.wish)  # Ctrl-C may have come while it was saved
             if self.stop == FINISHED and self.evaluator and self.evaluated != self.state.images:
                 self.evaluate()
-                self._checkpoint()  # with what was measured
+                write_state(checkpoints_in(self.folder / "checkpoints")[-1], self.state, self._scaler())
+                write_report(self.folder)
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
-        again = f"python train.py --resume {self.folder}"
+        again = f"python train.py --resume {shlex.quote(str(self.folder))}"
         if self.stop == DIVERGED:
             raise UserError(
                 f"{self.folder}: the loss is no longer a number after {self.state.kimg:.2f} kimg. Its checkpoints are "
@@ -730,7 +749,7 @@ class Trainer:
             raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {again}{not_there}")
         self.say(
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
-            f"More pictures: fastgan sample {self.folder} --seeds 0-63 --grid grid.png"
+            f"More pictures: fastgan sample {shlex.quote(str(self.folder))} --seeds 0-63 --grid grid.png"
         )
         if self.state.best_kid is not None:
             at = self.state.best_images / 1000

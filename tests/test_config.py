@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from fastgan.cli import GROUPS
+from fastgan.cli import GROUPS, resolve
 from fastgan.config import ModelConfig, TrainConfig, parse_every, parse_size, read_json
 from fastgan.errors import UserError
 
@@ -161,10 +161,7 @@ def test_files_that_are_not_json_are_named(tmp_path):
         ({"g_learning_rate": -1.0}, "--g-learning-rate: expected a number from 1e-12 to 1.0, got -1.0"),
         ({"d_learning_rate": float("nan")}, "--d-learning-rate: expected"),
         ({"freeze_d": -1}, "--freeze-d: expected a number from 0 to 1000"),
-        ({"freeze_d": 2}, "--freeze-d 2: keeps what a model has learned; give --init-from MODEL too"),
         ({"seed": 10**20}, "--seed: expected a number from 0 to 2147483647, got 100000000000000000000"),
-        ({"hub_public": True}, "give --push-to-hub USER/NAME too"),
-        ({"hub_strategy": "every_save"}, "give --push-to-hub USER/NAME too"),
         ({"ngf": 0}, "--ngf: expected"),
         ({"size": "100"}, "--size 100x100: "),
         ({"size": "32768"}, "--size 32768x32768: "),
@@ -189,3 +186,21 @@ def test_json_that_is_nested_too_deeply_or_counts_too_high_is_refused(tmp_path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="not readable as JSON"):
             read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--freeze-d", "2"], "--freeze-d 2: keeps what a model has learned; give --init-from MODEL too"),
+        (["--hub-public"], "give --push-to-hub USER/NAME too"),
+        (["--hub-strategy", "every_save"], "give --push-to-hub USER/NAME too"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(flags, says):
+    with pytest.raises(UserError, match=says):
+        resolve(["--dataset", "user/pokemon", *flags])
+
+
+@pytest.mark.parametrize("dataset", ["a" * 5000, "~nobody.of.this.name/pictures", "nul\0"])
+def test_a_name_that_no_file_could_have_is_taken_for_one_of_the_hub(dataset):
+    assert TrainConfig(dataset=dataset).dataset == dataset

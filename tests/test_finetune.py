@@ -104,6 +104,11 @@ def test_a_smaller_model_is_enlarged(base, start, settings, tmp_path):
 def test_the_average_begins_by_enlarging_the_average(start, settings, tmp_path):
     small = train(TrainConfig(**{**settings, "ngf": 16, "output_dir": str(tmp_path / "small")}))
     trainer, _ = start(init_from=str(small), size="64", ngf=16)
+    far, _ = start(init_from=str(small), size="128", ngf=16, output_dir=str(tmp_path / "far"))
+    new = [
+        network.up["64"].conv.parametrizations.weight.original for network in (far.players.generator, far.ema.model)
+    ]
+    assert torch.equal(new[0][3:], new[1][3:])  # but for the rows that enlarge
     smaller, z = from_pretrained(small).train(), torch.randn(32, 16)
     with torch.no_grad():
         before, after = smaller(z).full, trainer.ema.model.train()(z).full

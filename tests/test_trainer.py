@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan import TrainConfig, UserError
-from fastgan.checkpoints import checkpoints_in, save_checkpoint
+from fastgan.checkpoints import checkpoints_in, read_state, save_checkpoint
 from fastgan.data import load_pictures
 from fastgan.evaluation import evaluate
 from fastgan.models import downscale
@@ -374,11 +374,26 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_begun_anew(tiny, tmp_pa
         train(config)
     with pytest.raises(UserError, match="no checkpoint there; its model can be a start: --init-from"):
         train(config, resume=True)
-    (tmp_path / "run" / "model.safetensors").unlink()  # what is left is that of a run that was killed early
+    best = tmp_path / "run" / "best" / "model.safetensors"
+    best.parent.mkdir()
+    (tmp_path / "run" / "model.safetensors").rename(best)
+    with pytest.raises(UserError, match="holds a model already"):
+        train(config)
+    best.unlink()  # what is left is that of a run that was killed early
     with pytest.raises(UserError, match="no checkpoint there; start it again without --resume"):
         train(config, resume=True)
     log = train(config) / "log.jsonl"
     assert [json.loads(line)["images"] for line in log.read_text().splitlines()] == [8, 16, 24, 32]
+
+
+def test_a_start_that_is_refused_deletes_nothing(tiny, tmp_path):
+    foreign = [tmp_path / "run" / "log.jsonl", tmp_path / "run" / "samples" / "0123456789.png"]
+    for file in foreign:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    with pytest.raises(UserError, match="--batch-size 300"):
+        Trainer(tiny(batch_size=300))
+    assert [file.read_text() for file in foreign] == ["mine", "mine"]
 
 
 @pytest.mark.parametrize("end", ["length", "Ctrl-C"])
@@ -395,9 +410,11 @@ def test_a_run_that_diverged_in_its_last_steps_is_no_success(tiny, end):
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(tiny, capsys):
-    folder = train(tiny())
-    before = newest(folder)
-    train(tiny(), resume=True)
+    config = tiny(eval_images=8)
+    folder = train(config)
+    before, log = newest(folder), (folder / "log.jsonl").read_text()
+    train(config, resume=True)
+    assert (folder / "log.jsonl").read_text() == log
     assert "is at its full length; a larger --max-steps makes it go on" in capsys.readouterr().err
     assert_equal(before, newest(folder))
     assert len(checkpoints_in(folder / "checkpoints")) == 1
@@ -420,6 +437,10 @@ def test_a_run_that_goes_on_from_before_its_best_keeps_it(tiny):
     weights = (best / "model.safetensors").read_bytes()
     train(tiny(**measured), resume=True)
     assert (best / "model.safetensors").read_bytes() == weights
+    assert read_state(checkpoints_in(folder / "checkpoints")[-1])[0].best_kid == -1
+    (best / "kid.json").write_text("{")  # then the checkpoint's counts
+    train(tiny(**measured, max_steps=5), resume=True)
+    assert read_state(checkpoints_in(folder / "checkpoints")[-1])[0].best_kid == -1
 
 
 def test_a_run_says_when_its_pictures_have_changed(tiny, pictures, tmp_path, capsys):
@@ -436,6 +457,9 @@ def test_pauses_are_no_part_of_the_training_rate(tiny):
     with trainer._pause():
         time.sleep(0.2)
     assert 10.2 <= trainer.log_clock[0] < 12 and trainer.log_clock[1] == 8
+    with trainer._pause():
+        trainer.log_clock = (time.monotonic(), 16)  # a line is written
+    assert trainer.log_clock[0] <= time.monotonic() and trainer.log_clock[1] == 16
     trainer.close()
 
 
