@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,6 +144,7 @@ def render_model_card(
     license: str | None = None,
     best: bool = False,
     nearest: bool = False,
+    networks: bool = True,
 ) -> str:
     """The card of a run folder or an imported model, as README.md.
 
@@ -154,6 +156,7 @@ def render_model_card(
         license: of the model, for the metadata; else what `existing` says, or what an imported model came with.
         best: the weights are those in best/.
         nearest: show the training pictures that drawn ones come nearest to.
+        networks: the raw generator and the discriminator of these weights are there too.
 
     Raises:
         UserError: the folder holds no model.
@@ -174,6 +177,7 @@ def render_model_card(
         parameters=f"{count / 1e6:.1f} million" if count > 1e6 else f"{count:,}",
         gates=config.gates,
         files=[name for name in (SAMPLES, STYLE_MIX, WALK) if (folder / name).is_file()],
+        networks=networks,
         nearest=nearest,
         content_seeds=_span(CONTENT_SEEDS),
         style_seeds=_span(STYLE_SEEDS),
@@ -397,8 +401,8 @@ SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<
 def draw_card_pictures(folder: Path, best: bool = False) -> None:
     """Write samples.png, style_mix.png and interpolation.mp4 of a folder's model into the folder.
 
-    A film or mixing grid that is newer than the weights is left as it is. Below 64 pixels there are no gates, so no
-    mixing grid either.
+    A film and a mixing grid that were drawn with these weights are left as they are. Below 64 pixels there are no
+    gates, so no mixing grid either.
 
     Raises:
         UserError: the folder holds no model, or can't be written to.
@@ -412,10 +416,10 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
     weights = folder / "best" if best else folder
     generator = from_pretrained(weights)
     _write_sheet(folder / SAMPLES, list(sample(generator, SAMPLE_SEEDS)), 4)
-    newest = (weights / WEIGHTS_FILE).stat().st_mtime
+    time = (weights / WEIGHTS_FILE).stat().st_mtime_ns  # which what they drew is given, too
 
     def is_due(name: str) -> bool:
-        return not (folder / name).is_file() or (folder / name).stat().st_mtime < newest
+        return not (folder / name).is_file() or (folder / name).stat().st_mtime_ns != time
 
     if generator.config.gates and is_due(STYLE_MIX):
         z, noise = seeded_inputs(generator, CONTENT_SEEDS)
@@ -427,11 +431,13 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
         for row, content in enumerate(contents):
             rows += [content, *mixed[row * len(styles) : (row + 1) * len(styles)]]
         _write_sheet(folder / STYLE_MIX, rows, 1 + len(styles))
+        os.utime(folder / STYLE_MIX, ns=(time, time))
     if is_due(WALK):
         z, noise = seeded_inputs(generator, WALK_SEEDS)
         steps = walk(len(WALK_SEEDS), 20, smooth=True, loop=True)
         frames = interpolate(generator, z, noise, steps)
         write_mp4(tqdm(frames, "Film", len(steps), leave=False, disable=None), folder / WALK)
+        os.utime(folder / WALK, ns=(time, time))
 
 
 MAX_SHEET = 2048  # pixels: a card is read in a browser
@@ -460,7 +466,7 @@ def write_card(folder: Path, repo: str | None = None, license: str | None = None
             raise UserError(f"--repo {repo}: no Hub id; it looks like user/name") from None
     draw_card_pictures(folder)
     path = folder / CARD_FILE
-    existing = path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    existing = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else None
     card = render_model_card(folder, repo, existing, license)
     write_file(path, lambda temporary: temporary.write_text(card, encoding="utf-8"))
     return path

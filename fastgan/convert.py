@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fastgan.config import ModelConfig
 from fastgan.ema import reestimate_batch_norm
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, save_model, save_tensors, write_folder
+from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, limit_silence, save_model, save_tensors, write_folder
 from fastgan.models import Discriminator, Generator
 
 # What a name in the original is called here: a pattern over its modules, and ours. The first that matches counts.
@@ -506,6 +506,7 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, dict[str, str]]:
         EntryNotFoundError,
         HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -513,6 +514,7 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, dict[str, str]]:
     from yaml import YAMLError
 
     repo, file = match.groups()
+    limit_silence()
     try:
         announced = hf_hub_download(repo, file, revision=revision, dry_run=True)
         if (announced.file_size or 0) > MAX_DOWNLOAD:
@@ -538,5 +540,7 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, dict[str, str]]:
         raise UserError(f"{source}: the model has no file {file}") from None
     except HfHubHTTPError as error:
         raise UserError(f"{source}: the Hub refused ({error.server_message or error})") from None
-    license = stated if isinstance(stated, str) else ", ".join(map(str, stated))
+    except (HTTPError, OSError) as error:
+        raise UserError(f"{source}: could not be fetched whole ({error}); try again") from None
+    license = ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
     return path, {"source": source, "revision": commit, "license": license}

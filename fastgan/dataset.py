@@ -70,7 +70,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
     full, private = prepare_repo(repo, "dataset", public)
     existing, own = read_remote(full, CARD_FILE, "dataset"), folder / CARD_FILE
     if not existing and own.is_file():
-        existing = own.read_text(encoding="utf-8-sig")
+        existing = own.read_text(encoding="utf-8-sig", errors="replace")
 
     look, counts = _Look(), {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +89,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
         files[CARD_FILE] = render_dataset_card(full, facts, existing, license).encode()
         files |= {path.name: path for path in sorted(folder.glob("LICENSE*")) if path.is_file()}
         total = sum(counts.values())
-        commit = commit_files(full, files, f"{total} pictures", "dataset", only_in="data/")
+        commit = commit_files(full, files, f"{total} pictures", "dataset", stale=lambda path: path.startswith("data/"))
     remarks = look.left_out
     if look.located:
         remarks.append(f"Pictures that say where they were taken (EXIF), and are there as they are: {look.located}")
@@ -103,8 +103,8 @@ def _shards(folder: Path, names: list[str], look: _Look) -> Iterator[list[dict[s
 
     rows, size = [], 0
     for name in tqdm(names, "Reading pictures", unit=" pictures", leave=False, disable=None):
-        content = (folder / name).read_bytes()
         try:
+            content = (folder / name).read_bytes()
             with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
                 picture.load()
                 look.located += bool(picture.getexif().get_ifd(GPS))

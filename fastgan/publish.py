@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -43,11 +44,10 @@ from fastgan.checkpoints import checkpoints_in
 from fastgan.config import read_json
 from fastgan.errors import UserError
 from fastgan.evaluation import FEATURES_FILE, METRICS_FILE
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, write_file
+from fastgan.hub import CONFIG_FILE, PASSING, WEIGHTS_FILE, limit_silence, write_file
 
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is not well; it may ask for longer ones
 LONGEST_WAIT = 300  # seconds that the Hub may ask for
-PASSING = {408, 429, 500, 502, 503, 504}  # answers after which the same request may well succeed
 TRAINING = "training"  # folder of what only fine-tuning needs
 Kind = str  # "model", "dataset" or "space"
 T = TypeVar("T")
@@ -165,6 +165,7 @@ def prepare_repo(
     Raises:
         UserError: no id, no token, one that may not write, or no Hub.
     """
+    limit_silence()
     with _plainly(repo):
         validate_repo_id(repo)
         api = HfApi()
@@ -188,7 +189,7 @@ def commit_files(
     message: str,
     kind: Kind = "model",
     revision: str | None = None,
-    only_in: str | None = None,
+    stale: Callable[[str], bool] = lambda path: False,
     say: Callable[[str], None] = say,
 ) -> str:
     """Put files into a repository in one commit. Returns the commit's id.
@@ -201,7 +202,7 @@ def commit_files(
         message: of the commit.
         kind: "model", "dataset" or "space".
         revision: branch; made when it is not there.
-        only_in: folder there, as in "data/", in which older files than these go away.
+        stale: says of a file there, by its path, that it goes away unless it is among these.
         say: told about waits.
 
     Raises:
@@ -211,10 +212,8 @@ def commit_files(
 
     def commit() -> str:
         changes: list[Any] = [CommitOperationAdd(path, content) for path, content in files.items()]
-        if only_in:
-            there = api.list_repo_files(repo, repo_type=kind, revision=revision)
-            old = [path for path in there if path.startswith(only_in) and path not in files]
-            changes += [CommitOperationDelete(path) for path in old]
+        there = api.list_repo_files(repo, repo_type=kind, revision=revision)
+        changes += [CommitOperationDelete(path) for path in there if stale(path) and path not in files]
         # Made anew for every try: an operation is good for one.
         return api.create_commit(repo, changes, commit_message=message, repo_type=kind, revision=revision).oid
 
@@ -319,20 +318,26 @@ def push(
     _check_kind(full, revision)
     remarks = []
     remote, local = read_remote(full, CARD_FILE, revision=revision), folder / CARD_FILE
-    own = local.read_text(encoding="utf-8-sig") if local.is_file() else None
+    own = local.read_text(encoding="utf-8-sig", errors="replace") if local.is_file() else None
     if remote and own and SECTION.sub("", remote) != SECTION.sub("", own) and _text(remote):
         remarks.append(f"{local} differs from the card on the Hub; what was written there by hand was kept")
     existing = remote if remote and (_text(remote) or not own) else own
     if draw:
         draw_card_pictures(folder, best)
-    card = render_model_card(folder, full, existing, license, best, nearest)
+    networks = f"{TRAINING}/generator.safetensors" in repository_files(folder, best)
+    card = render_model_card(folder, full, existing, license, best, nearest, networks)
     if existing and _text(existing) and not SECTION.search(existing):
         remarks.append("The card has none of fastgan's marks, so its text was left as it is")
     files = {CARD_FILE: card.encode(), **repository_files(folder, best, nearest)}
-    commit = commit_files(full, files, message or _message(folder), revision=revision, say=say)
+    commit = commit_files(full, files, message or _message(folder), revision=revision, stale=_is_network, say=say)
     write_file(local, lambda path: path.write_text(card, encoding="utf-8"))
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
     return Pushed(f"{HfApi().endpoint}/{full}", commit, private, sorted(files), size, remarks)
+
+
+def _is_network(path: str) -> bool:
+    """Whether a file there is a network that belongs to the weights beside it, and to no others."""
+    return path.startswith(f"{TRAINING}/") and path.endswith("tor.safetensors")
 
 
 def _text(card: str) -> str:
@@ -389,7 +394,7 @@ class Publisher:
     @property
     def command(self) -> str:
         """What finishes a push that this run could not."""
-        return f"fastgan push {self.folder} {self.repo}"
+        return shlex.join(["fastgan", "push", str(self.folder), self.repo])
 
     def offer(self, kimg: float) -> None:
         """Push what was just saved, unless a push is still going on; the next save then brings a newer one anyway."""
@@ -446,6 +451,14 @@ class Publisher:
     def _snapshot(self) -> Path:
         """The run as it stands, in links where the disk has them, which later saves don't change."""
         snapshot = Path(tempfile.mkdtemp(prefix=".hub-", dir=self.folder))
+        try:
+            self._fill(snapshot)
+        except OSError:
+            shutil.rmtree(snapshot, ignore_errors=True)
+            raise
+        return snapshot
+
+    def _fill(self, snapshot: Path) -> None:
         names = [CONFIG_FILE, WEIGHTS_FILE, SAMPLES, CARD_FILE, "train_config.json", "run.json"]
         checkpoint = checkpoints_in(self.folder / "checkpoints")[-1].relative_to(self.folder)
         parts = ("generator.safetensors", "discriminator.safetensors", "state.json")
@@ -454,7 +467,6 @@ class Publisher:
                 (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
                 _link(self.folder / name, snapshot / name)
         shutil.copy(self.folder / "log.jsonl", snapshot)  # which grows in place, so a link would grow too
-        return snapshot
 
 
 def _in_a_line(error: Exception, repo: str) -> str:

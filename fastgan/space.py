@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from huggingface_hub import HfApi
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -22,6 +23,9 @@ _templates = Environment(
     keep_trailing_newline=True,
     undefined=StrictUndefined,
     autoescape=False,
+)
+_templates.filters["yaml"] = lambda text: (
+    yaml.safe_dump(text, allow_unicode=True, width=1000).removesuffix("...\n").strip()
 )
 
 
@@ -50,6 +54,7 @@ def render_space(model: str, title: str | None = None) -> dict[str, bytes]:
     facts = {
         "title": title,
         "model": model,
+        "repository": model.partition("@")[0],
         "gradio": next(version for package, version in pinned.items() if package.startswith("gradio")),
         "python": PYTHON,
         "short_description": f"Pictures drawn by {name}"[:LONGEST_DESCRIPTION],

@@ -82,8 +82,9 @@ def write_gif(frames: Iterable[Tensor], path: Path, fps: float = 30) -> None:
     Raises:
         UserError: there is no frame, fps is out of range, or the file can't be written.
     """
+    rate = min(_checked(fps), 1000 / GIF_SHORTEST)
     pictures = [_opaque(picture) for picture in _pictures(frames)]
-    durations = _durations(len(pictures), min(_checked(fps), 1000 / GIF_SHORTEST), step=10)
+    durations = _durations(len(pictures), rate, step=10)
     seen = [np.asarray(picture) for picture in pictures[:: -(-len(pictures) // PALETTE_FRAMES)]]
     palette = Image.fromarray(np.concatenate(seen)).quantize(256)
     indexed = [picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for picture in pictures]
@@ -104,8 +105,9 @@ def write_webp(frames: Iterable[Tensor], path: Path, fps: float = 30) -> None:
     Raises:
         UserError: there is no frame, fps is out of range, or the file can't be written.
     """
+    rate = _checked(fps)
     pictures = list(_pictures(frames))
-    durations = _durations(len(pictures), _checked(fps))
+    durations = _durations(len(pictures), rate)
 
     def write(temporary: Path) -> None:
         pictures[0].save(

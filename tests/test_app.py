@@ -645,6 +645,11 @@ def test_a_bad_model_id_is_said_in_the_page(app, page):
     assert page.locator("#pictures .thumbnail-item img").count() == 16
 
 
+def test_an_empty_seed_is_said_in_a_sentence(client, repo):
+    with pytest.raises(Exception, match="First seed: type a whole number"):
+        client.predict(repo, 1, None, 1, api_name="/sample")
+
+
 def test_an_oversized_upload_is_refused(app, page, tmp_path):
     (tmp_path / "big.png").write_bytes(bytes(21 * 10**6))
     page.goto(f"{app}?tab=mix")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from fastgan.app.models import ModelCache, parse_model, weight_bytes
 from fastgan.errors import UserError
@@ -153,7 +154,7 @@ import json, sys
 from fastgan.app.models import ModelCache
 from fastgan.errors import UserError
 
-cache, answers = ModelCache(), []
+cache, answers = ModelCache(given=json.loads(sys.argv[2])), []
 for model, token in json.loads(sys.argv[1]):
     try:
         answers.append(cache.get(model, token).name)
@@ -163,10 +164,10 @@ print(json.dumps(answers))
 """
 
 
-def ask(hub, tmp_path, *questions):
+def ask(hub, tmp_path, *questions, given=(), token=""):
     done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(questions)],
-        env=hub.env(tmp_path / "cache", token="") | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", ASK, json.dumps(questions), json.dumps(given)],
+        env=hub.env(tmp_path / "cache", token=token) | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
@@ -211,3 +212,71 @@ def test_a_hub_that_can_not_be_reached_is_said(tmp_path, hub):
     hub.fail("/api/models/", 503, times=None)
     [answer] = ask(hub, tmp_path, ("tester/model", None))
     assert answer.startswith("refused: tester/model: the Hub")
+
+
+def test_a_gated_model_opens_for_whoever_has_access_and_for_nobody_else(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    repo = push(hub, tmp_path / "model", "gated")
+    HfApi(hub.endpoint, token=hub.token).update_repo_settings(repo, gated="auto")
+    before, mine, after, other = ask(
+        hub, tmp_path, (repo, None), (repo, hub.token), (repo, None), (repo, "hf_read_other")
+    )
+    assert mine == repo
+    for answer in (before, after, other):
+        assert answer.startswith(f"refused: {repo}: gated; sign in here")
+
+
+def test_a_config_that_announces_too_much_is_not_fetched(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    repo = push(hub, tmp_path / "model", "talkative")
+    hub.announce(repo, "config.json", 60 * 10**6)
+    [answer] = ask(hub, tmp_path, (repo, None))
+    assert answer.startswith("refused: ") and "announces 60,000,000 bytes of config.json" in answer
+
+
+def test_what_the_page_was_started_with_opens_for_everyone_and_so_do_links_to_it(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    repo, hidden = (push(hub, tmp_path / "model", name, private=True) for name in ("shown", "hidden"))
+    commit = HfApi(hub.endpoint, token=hub.token).model_info(repo).sha
+    questions = [
+        (repo, None),
+        (repo, "hf_read_other"),
+        (f"{repo}@{commit}", None),
+        (f"{repo}@main", None),
+        (hidden, None),
+    ]
+    *opened, branch, other = ask(hub, tmp_path, *questions, given=[repo], token=hub.token)
+    assert opened == [repo] * 3
+    for answer in (branch, other):
+        assert answer.endswith("no such model on the Hub, or it is private")
+
+
+ASK_TWICE = """
+import sys
+from fastgan.app import models
+
+models.RECHECK = 0
+cache, [repo] = models.ModelCache(), sys.argv[1:]
+found = cache.get(repo)
+print("loaded", flush=True)
+sys.stdin.readline()
+assert cache.get(repo).generator is found.generator
+try:
+    cache.path(found, "README.md", 1000)
+except models.UserError as error:
+    print(error)
+"""
+
+
+def test_a_hub_that_is_not_well_takes_no_model_away_and_tells_no_lies(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    repo = push(hub, tmp_path / "model", "steady")
+    environment = hub.env(tmp_path / "cache", token="") | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", ASK_TWICE, repo], env=environment, **pipes) as process:
+        assert process.stdout.readline() == "loaded\n"
+        hub.fail("/api/models/", 503, times=None)
+        said = process.communicate("\n", timeout=60)[0]
+    hub.heal()
+    assert process.returncode == 0
+    assert said == f"{repo}: the Hub can't be asked for README.md just now; try again in a minute\n"

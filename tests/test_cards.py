@@ -6,7 +6,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fastgan import UserError
-from fastgan.cards import render_dataset_card, render_model_card, write_card, write_run_facts
+from fastgan.cards import draw_card_pictures, render_dataset_card, render_model_card, write_card, write_run_facts
 from fastgan.config import ModelConfig
 from fastgan.hub import save_model
 from fastgan.models import Generator
@@ -60,7 +60,7 @@ def test_the_command_draws_the_pictures_and_renews_a_card_that_is_there(model):
     film = (model / "interpolation.mp4").stat().st_mtime_ns
     write_card(model, "user/shells")
     assert path.read_text(encoding="utf-8") == first.replace("# shells", "# Shells\n\nFrom my beach.")
-    assert (model / "interpolation.mp4").stat().st_mtime_ns == film  # newer than the weights, so not drawn again
+    assert (model / "interpolation.mp4").stat().st_mtime_ns == film  # of the same weights, so not drawn again
     with pytest.raises(UserError, match=r"no config\.json"):
         write_card(model.parent)
 
@@ -106,3 +106,19 @@ def test_a_dataset_card_names_sizes_and_splits():
     assert card.data.size_categories == ["1K<n<10K"]
     assert "1201 pictures for unconditional image generation." in card.text
     assert "python train.py --dataset user/set" in card.text
+
+
+def test_the_best_weights_get_pictures_of_their_own(model):
+    other = model / "best"
+    torch.manual_seed(1)
+    save_model(Generator(ModelConfig(32, 32, z_dim=8, ngf=4)), other)
+    films = []
+    for best in (False, True, True, False):
+        draw_card_pictures(model, best)
+        films.append((model / "interpolation.mp4").read_bytes())
+    assert films[0] == films[3] != films[1] == films[2]
+
+
+def test_a_hand_written_card_in_any_encoding_is_kept_as_far_as_it_can_be_read(model):
+    (model / "README.md").write_bytes("# Ours\n\nCaf\xe9\n".encode("latin-1"))
+    assert "Caf\ufffd" in write_card(model).read_text(encoding="utf-8")

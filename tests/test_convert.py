@@ -503,6 +503,17 @@ def test_a_file_on_the_hub_brings_its_commit_and_its_licence(hub, tmp_path):
     assert not hub.seen("GET /tester/large")
 
 
+def test_a_connection_that_breaks_and_an_odd_licence_are_no_traceback(hub, tmp_path):
+    HfApi(endpoint=hub.endpoint, token=hub.token).create_repo("tester/breaks")
+    files = {"100.pth": saved(small_state(), tmp_path).read_bytes(), "README.md": b"---\nlicense: 3\n---\n"}
+    hub.git_push("tester/breaks", files)
+    [(code, text)] = on_the_hub([["tester/breaks:100.pth", "whole"]], hub.env(tmp_path / "home"), tmp_path)
+    assert code == 0 and json.loads((tmp_path / "whole" / "import.json").read_text())["license"] == "3"
+    hub.cut("GET .*100.pth", after=1000, times=None)
+    [(code, text)] = on_the_hub([["tester/breaks:100.pth", "out"]], hub.env(tmp_path / "new home"), tmp_path)
+    assert code == 2 and "could not be fetched whole" in text and not (tmp_path / "out").exists()
+
+
 def test_a_hub_out_of_reach_is_one_sentence(hub, tmp_path):
     environment = {**hub.env(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9"}
     [(code, text)] = on_the_hub([["tester/model:100.pth", "out"]], environment, tmp_path)

@@ -57,8 +57,10 @@ def test_splits_damaged_files_places_and_a_smaller_second_push(hub, person, tmp_
     exif = Picture.Exif()
     exif[0x8825] = {1: "N"}
     Picture.new("RGBA", (40, 40), (1, 2, 3, 4)).save(folder / "train" / "e.png", exif=exif)
+    (folder / "train" / "gone.png").symlink_to(folder / "nowhere.png")
     answer = person.give("fastgan", "dataset", "push", folder, "tester/set", "--license", "cc0-1.0", "--public")
     assert answer.code == 0, answer.err
+    assert "train/gone.png was left out" in answer.out
     assert "Pushed 5 pictures" in answer.out and "(public)" in answer.out
     assert "train/broken.jpg was left out" in answer.out
     assert "Pictures that say where they were taken (EXIF), and are there as they are: 1" in answer.out

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from fastgan.config import ModelConfig
 from fastgan.errors import UserError
 from fastgan.hub import save_model, write_file, write_folder
 from fastgan.models import Generator
-from tests.commands import only_line, run_python
+from tests.commands import ROOT, only_line, run_python
 
 TINY = ModelConfig(64, 64, z_dim=16, ngf=4)
 
@@ -208,3 +210,25 @@ def test_wrong_names_and_strangers_are_refused(on_hub, person, tmp_path):
     assert "no such model" in only_line(person.give("fastgan", "sample", repo, *grid, token="").err)
     answer = person.give("fastgan", "sample", repo, "--revision", "absent", *grid)
     assert "no such branch" in only_line(answer.err)
+
+
+SILENT = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", 0)) as silent:
+    import os
+    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    import httpx2
+    from huggingface_hub import HfApi
+    from fastgan import hub
+    hub.SILENCE = 0.5
+    hub.limit_silence()
+    try:
+        HfApi().whoami(token="hf_x")
+    except httpx2.TimeoutException:
+        print("gave up")
+"""
+
+
+def test_a_hub_that_never_answers_is_given_up():
+    done = subprocess.run([sys.executable, "-c", SILENT], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stdout == "gave up\n", done.stderr

@@ -265,6 +265,20 @@ def test_branch_message_visibility_and_the_best_weights_are_as_asked(hub, api, p
     assert set(files) == PUSHED
 
 
+def test_networks_of_other_weights_go_away_and_the_card_speaks_of_none(hub, person, run, repo):
+    assert person.give("fastgan", "push", run, repo).code == 0
+    assert "`training/` holds the raw" in hub.repo_files(repo)["README.md"].decode()
+    checkpoint = checkpoints_in(run / "checkpoints")[-1]
+    state = json.loads((checkpoint / "state.json").read_text())
+    state["state"]["best_images"] = 8  # of a checkpoint that was not kept
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    answer = person.give("fastgan", "push", run, repo, "--best")
+    assert answer.code == 0, answer.err
+    files = hub.repo_files(repo)
+    assert set(files) == PUSHED - {"training/generator.safetensors", "training/discriminator.safetensors"}
+    assert "holds the raw" not in files["README.md"].decode()
+
+
 # ---------------------------------------------------------------------- beside the training
 
 

@@ -5,6 +5,8 @@ import sys
 import tomllib
 from importlib.metadata import version
 
+import pytest
+import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.cli._uv_script_header import parse_uv_script_header
 from packaging.requirements import Requirement
@@ -116,3 +118,22 @@ def test_train_py_alone_runs_with_the_package_on_the_path_as_a_job_has_it(tmp_pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert '"dataset": "user/emoji"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [
+        ("user/2024", None),
+        ("user/yes", None),
+        ("user/m", "*Stars*"),
+        ("user/m", "@home"),
+        ("user/m", "- a"),
+        ("user/m@v1", "'x"),
+    ],
+)
+def test_any_name_makes_a_readme_that_reads_as_it_was_meant(model, title):
+    readme = render_space(model, title)["README.md"].decode()
+    front = yaml.safe_load(readme.split("---")[1])
+    assert front["title"] == (title or model.partition("/")[2].capitalize())
+    assert front["models"] == [model.partition("@")[0]] and isinstance(front["short_description"], str)
+    assert f"(https://huggingface.co/{model.partition('@')[0]})" in readme

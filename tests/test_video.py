@@ -104,3 +104,13 @@ def test_what_cannot_be_written_is_said_in_a_line(tmp_path, frames, name, fps, s
     with pytest.raises(UserError, match=says):
         write_video(frames, tmp_path / name, fps)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["walk.gif", "walk.webp", "walk.mp4"])
+def test_a_rate_that_cannot_be_is_said_before_a_frame_is_drawn(tmp_path, name):
+    def frames():
+        pytest.fail("was drawn")
+        yield
+
+    with pytest.raises(UserError, match="frames per second"):
+        write_video(frames(), tmp_path / name, fps=500)

@@ -29,17 +29,19 @@ GRIDS = {
     "nearest.png": "Drawn pictures on the left, beside each the training pictures nearest to it",
 }
 FEATURES = "training/features.safetensors"
-MAX_TEXT = 500_000  # bytes of a card, and of a file of settings
+MAX_TEXT = 100_000  # bytes of a card, and of a file of settings
 MAX_FEATURES = 2**27  # bytes
 MAX_GRID = 20 * 2**20  # bytes
 NEIGHBOURS = 5
 
 
 class Features(NamedTuple):
-    """What a repository says of its training pictures: features [N, F], and the name of the network they are from."""
+    """What a repository says of its training pictures."""
 
-    rows: Tensor
-    network: str
+    rows: Tensor  # [N, F]
+    network: str  # that they are from
+    places: Tensor  # [N], of these pictures in the dataset
+    pictures: int  # in the dataset; N at least
 
 
 def about_tab(page: Page, picked: gr.Number) -> None:
@@ -77,7 +79,7 @@ def about_tab(page: Page, picked: gr.Number) -> None:
                 settings.extend(row for row in read_settings(path) if row not in settings)
         grids = []
         for name, caption in GRIDS.items():
-            if (path := file(name, MAX_GRID)) and open_picture(path, name).format == "PNG":
+            if (path := file(name, MAX_GRID)) and _is_png(path):
                 grids.append((serve(path.read_bytes(), f"{name_of(found, Path(name).stem)}.png"), caption))
         return card.html if card else "<p>It has no card.</p>", card.figures if card else [], settings, grids
 
@@ -107,14 +109,16 @@ def about_tab(page: Page, picked: gr.Number) -> None:
         near = nearest_training(both, training.rows, k=min(NEIGHBOURS, len(training.rows)))
         side = int(near.distances[:, 0].argmin())
         copied = memorisation(both[side : side + 1], training.rows)
-        pairs = zip(near.indices[side].tolist(), near.distances[side].tolist(), strict=True)
+        pairs = zip(training.places[near.indices[side]].tolist(), near.distances[side].tolist(), strict=True)
         rows = [[index, f"{distance:.2f}"] for index, distance in pairs]
         text = (
             f"Its distance to the nearest training picture is **{copied.distance_ratio:.2f}** times that between a "
             f"training picture and the one nearest to it: 0 is a copy, 1 is as new as training pictures are to each "
-            f"other ({len(training.rows)} pictures, seen through {training.network})."
+            f"other ({len(training.rows):,} pictures, seen through {training.network})."
         )
-        return ("**Very near to a training picture.** " if copied.near_share else "**Not a copy.** ") + text, rows
+        rest = training.pictures - len(training.rows)
+        none = f"**Not a copy** of these; {rest:,} more were not looked at. " if rest else "**Not a copy.** "
+        return ("**Very near to a training picture.** " if copied.near_share else none) + text, rows
 
     read = gr.Button("Read what the repository says", elem_id="draw-about", visible="hidden")
     with gr.Row():
@@ -156,18 +160,30 @@ def about_tab(page: Page, picked: gr.Number) -> None:
     picked.change(None, picked, seed, js="(seed) => String(seed)", api_visibility="private")
 
 
+def _is_png(path: Path) -> bool:
+    """Whether a file is a PNG of a size that can be shown."""
+    try:
+        return open_picture(path, path.name).format == "PNG"
+    except UserError:
+        return False
+
+
 def read_features(path: Path, found: Found) -> Features:
     """The features of the training pictures that a repository holds.
 
     Raises:
         UserError: they are not what `fastgan evaluate` writes, or from a network that is not here.
     """
+    rows, places, network, count = torch.empty(0), torch.empty(0), "", ""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            network = (file.metadata() or {}).get("network", "")
+            about = file.metadata() or {}
+            network, count = about.get("network", ""), about.get("pictures", "")
             rows = file.get_tensor("features")
+            places = file.get_tensor("places") if "places" in file.keys() else torch.arange(len(rows))
     except (OSError, safetensors.SafetensorError):
-        rows, network = torch.empty(0), ""
-    if rows.ndim != 2 or len(rows) < 2 or rows.dtype != torch.float32 or network not in SCALES:
+        pass
+    fits = rows.ndim == 2 and len(rows) > 1 and rows.dtype == torch.float32 and network in SCALES
+    if not fits or places.shape != rows.shape[:1] or places.dtype != torch.int64:
         raise UserError(f"{found.name}: its {FEATURES} can't be used here; `fastgan evaluate` writes one that can")
-    return Features(rows, network)
+    return Features(rows, network, places, max(len(rows), int(count) if count.isdecimal() and len(count) < 18 else 0))

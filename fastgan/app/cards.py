@@ -16,6 +16,7 @@ TAGS = set(
     "table tbody td th thead tr ul".split()
 )
 MOST_ROWS = 100
+MOST_TAGS = 500  # of raw HTML in a card
 MOST_LETTERS = 300  # of one value
 
 
@@ -35,11 +36,15 @@ def read_card(text: str, address: str | None = None) -> Card:
             dropped.
     """
     try:
+        if _has_aliases(text):  # a few lines of them can stand for more text than there is memory
+            raise ValueError
         card = ModelCard(text, ignore_metadata_errors=True)
         body, results = card.text, card.data.eval_results or []
     except (ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError, RecursionError):
         body, results = REGEX_YAML_BLOCK.sub("", text, count=1), []
-    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
+    # Tags that are never closed are opened again in every paragraph, so many of them are shown as they are written.
+    raw = body.count("<") <= MOST_TAGS
+    rendered = MarkdownIt("commonmark", {"html": raw}).enable("table").render(body)
     html = nh3.clean(
         rendered,
         tags=TAGS,
@@ -54,6 +59,12 @@ def read_card(text: str, address: str | None = None) -> Card:
         for result in results[:MOST_ROWS]
     ]
     return Card(html, figures)
+
+
+def _has_aliases(text: str) -> bool:
+    """Whether a card's metadata repeats parts of itself by name."""
+    block = REGEX_YAML_BLOCK.search(text)
+    return block is not None and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(block[2]))
 
 
 def read_settings(path: Path) -> list[list[str]]:

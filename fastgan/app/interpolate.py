@@ -69,7 +69,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         if len(steps) > MAX_FRAMES:
             raise UserError(f"{len(steps)} frames are too many at a time; at most {MAX_FRAMES}: fewer keys or steps")
         check_pixels(found, len(steps))
-        still = read_keys(generator, style, psi, "Held style", 1).z if style.strip() else stops.z[:1]
+        still = read_keys(generator, style, psi, "Held style", 1).z if (style or "").strip() else stops.z[:1]
         drawn = walk_over(
             generator,
             stops.z,

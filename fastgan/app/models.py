@@ -8,19 +8,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from fastgan.config import ModelConfig, read_json
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, from_pretrained
+from fastgan.hub import CONFIG_FILE, MAX_CONFIG, PASSING, WEIGHTS_FILE, fetch, from_pretrained
 from fastgan.models import Generator
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
 MAX_CACHE = 2 * 2**30  # bytes of weights kept
 MAX_MODEL = 2**30  # bytes of weights of one model; the published network at 1024 pixels has 0.12 * 2**30
 MAX_SIDE = 2048  # of a square picture, in pixels; bounds what one picture costs
+COMMIT = re.compile(r"[0-9a-f]{40}")
 RECHECK = 60  # seconds for which a visitor's right to read a repository, and what its branch points at, is trusted
 
 
@@ -38,7 +39,8 @@ class ModelCache:
 
     Args:
         load: called as `load(model, revision=..., token=...)`; gives a generator in eval mode.
-        given: models named by whoever started the app. These may be folders, and are read with the saved login.
+        given: models named by whoever started the app. These may be folders, and are read with the saved login; so are
+            single commits of them, which links name.
         allow_local: any text may name a folder. For one's own machine only.
         max_bytes: of weights kept in memory.
     """
@@ -51,6 +53,7 @@ class ModelCache:
         max_bytes: int = MAX_CACHE,
     ):
         self._load, self._given, self._allow_local, self._max_bytes = load, set(given), allow_local, max_bytes
+        self._given_models = {name.partition("@")[0] for name in given}
         self._lock = threading.Lock()
         self._loads: OrderedDict[tuple, Future] = OrderedDict()
         self._commits: dict[tuple, tuple[float, str]] = {}
@@ -66,58 +69,96 @@ class ModelCache:
             UserError: not an id, no such model, not allowed, too large, or not a fastgan model.
         """
         text = (text or "").strip()
-        trusted = self._allow_local or text in self._given
-        if trusted and os.path.isdir(text):
+        if (self._allow_local or text in self._given) and os.path.isdir(text):
             folder = Path(text).resolve()
             weights = folder / WEIGHTS_FILE
             # A run that is still training writes new weights into the same folder.
             key = (str(folder), weights.stat().st_mtime_ns if weights.exists() else 0)
             return Found(self._once(key, lambda: self._read(str(folder), folder.name)), folder.name, "", text)
         model, revision = parse_model(text)
-        allowed = token or (None if trusted else False)  # False: not even the login saved on this machine
-        commit = self._commit(model, revision, allowed)
+        allowed, commit = self._allowed(text, model, revision, token)
         generator = self._once((model, commit), lambda: self._read(model, model, commit, allowed))
         return Found(generator, model, commit, text)
 
+    def _allowed(self, text: str, model: str, revision: str | None, token: str | None) -> tuple[Any, str]:
+        """Whose right to read the model is used, and the commit that its revision stands for.
+
+        That is this server's login for what whoever started the app named, or else the visitor's own, or nobody's
+        (False: not even the login saved on this machine).
+        """
+        commit_of_given = model in self._given_models and COMMIT.fullmatch(revision or "")
+        if self._allow_local or text in self._given or commit_of_given:
+            try:
+                return None, self._commit(model, revision, None)
+            except UserError:
+                if not token:
+                    raise
+        return token or False, self._commit(model, revision, token or False)
+
     def path(self, found: Found, file: str, max_bytes: int, token: str | None = None) -> Path | None:
-        """A further file of a model that :meth:`get` gave, fetched when needed; None when it has none or too large."""
+        """A further file of a model that :meth:`get` gave, fetched when needed; None when it has none or too large.
+
+        Raises:
+            UserError: the Hub can't be asked just now.
+        """
         from httpx2 import HTTPError
-        from huggingface_hub import HfApi, hf_hub_download
+        from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.hf_api import RepoFile
 
         if not found.revision:
             path = Path(found.where) / file
             return path if path.is_file() and path.stat().st_size <= max_bytes else None
-        allowed = token or (None if self._allow_local or found.where in self._given else False)
+        allowed, _ = self._allowed(found.where, *parse_model(found.where), token)
         try:
             info = HfApi(token=allowed).get_paths_info(found.name, [file], revision=found.revision)
-            if not info or info[0].size > max_bytes:
+            if not info or not isinstance(info[0], RepoFile) or info[0].size > max_bytes:
                 return None
             return Path(hf_hub_download(found.name, file, revision=found.revision, token=allowed))
-        except (OSError, HTTPError):
+        except EntryNotFoundError:
             return None
+        except (OSError, HTTPError):
+            cached = try_to_load_from_cache(found.name, file, revision=found.revision)
+            if isinstance(cached, str):
+                return Path(cached)
+            raise UserError(
+                f"{found.name}: the Hub can't be asked for {file} just now; try again in a minute"
+            ) from None
 
     def _commit(self, model: str, revision: str | None, token: str | bool | None) -> str:
         """The commit that a revision stands for; asking the Hub for it is also what proves the right to read it."""
         from httpx2 import HTTPError  # what huggingface_hub speaks HTTP with
         from huggingface_hub import HfApi, try_to_load_from_cache
-        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         key = (model, revision, token)
         known = self._commits.get(key)
         if known and time.monotonic() - known[0] < RECHECK:
             return known[1]
         where = f"{model}@{revision}" if revision else model
+        api = HfApi(token=token)
         try:
-            commit = HfApi(token=token).model_info(model, revision=revision, timeout=10).sha
+            info = api.model_info(model, revision=revision, timeout=10)
+            if info.gated:  # anyone may ask about it, but not read it
+                api.auth_check(model)
+            commit = info.sha
+        except GatedRepoError:
+            raise UserError(f"{where}: gated; sign in here once its owner has given you access on the Hub") from None
         except RepositoryNotFoundError:
             raise UserError(f"{where}: no such model on the Hub, or it is private") from None
         except RevisionNotFoundError:
             raise UserError(f"{where}: that model has no such branch, tag or commit") from None
-        except HfHubHTTPError as error:
-            raise UserError(
-                f"{where}: the Hub refused ({error.server_message or error.response.status_code})"
-            ) from None
-        except (OSError, HTTPError):
+        except (OSError, HTTPError) as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING:
+                reason = error.server_message or error.response.status_code
+                raise UserError(f"{where}: the Hub refused ({reason})") from None
+            if known:  # who could read it a while ago still may
+                return known[1]
             # Offline, whoever may read everything on this machine still gets what was downloaded before.
             cached = try_to_load_from_cache(model, CONFIG_FILE, revision=revision) if token is None else None
             if not isinstance(cached, str):
@@ -130,13 +171,13 @@ class ModelCache:
         return commit
 
     def _read(self, model: str, name: str, commit: str | None = None, token: str | bool | None = None) -> Generator:
-        from huggingface_hub import hf_hub_download
-
         try:
             if commit is None:
                 config_path = Path(model) / CONFIG_FILE
             else:
-                config_path = Path(hf_hub_download(model, CONFIG_FILE, revision=commit, token=token))
+                config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, commit, token=token)
+            if config_path is None:
+                raise UserError(f"{name}: has no {CONFIG_FILE}, so it is not a fastgan model")
             check_affordable(ModelConfig.from_dict(read_json(config_path)))
             return self._load(model, revision=commit, token=token)
         except UserError as error:

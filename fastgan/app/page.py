@@ -13,7 +13,7 @@ from fastgan.app.first import COUNT, MAX_PIXELS, PSI, SEED, First, FirstLook
 from fastgan.app.interpolate import interpolate_tab
 from fastgan.app.mix import mix_tab
 from fastgan.app.models import ModelCache
-from fastgan.app.pictures import SERVED
+from fastgan.app.pictures import tolerate_additions
 from fastgan.app.sample import sample_tab, seed_pictures
 from fastgan.errors import UserError
 from fastgan.fast import share_freed_memory
@@ -256,7 +256,7 @@ def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
             api_visibility="private",
         )
         copy.click(None, [model, commit], js=COPY_LINK, api_visibility="private")
-    demo.temp_file_sets.append(SERVED)
+    tolerate_additions(demo)
     demo.queue(max_size=MAX_WAITING, default_concurrency_limit=2)
     return demo
 

@@ -7,8 +7,11 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from pathlib import Path
 
+import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 from torch import Tensor
@@ -19,10 +22,16 @@ from fastgan.video import write_video
 
 
 class Files(set[str]):
-    """Paths that Gradio's clean-up goes through while other threads add to them."""
+    """Paths that Gradio's clean-up goes through while other threads add to them; empty folders go with their files."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(super().__iter__()))
+
+    def __isub__(self, gone: AbstractSet[str]) -> "Files":
+        for path in gone:
+            with suppress(OSError):  # another file is in it
+                Path(path).parent.rmdir()
+        return super().__isub__(gone)
 
 
 SERVED = Files()  # Gradio itself forgets the files of components that a visitor's page has changed
@@ -36,12 +45,30 @@ def serve(data: bytes, name: str) -> str:
     if path.exists():
         os.utime(path)  # it is in use again, so the clean-up should wait
         return str(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = tempfile.NamedTemporaryFile(dir=folder, delete=False)
+            break
+        except FileNotFoundError:  # the clean-up has just taken the empty folder
+            continue
+    with file:
         file.write(data)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)  # nobody ever sees half a file
     return str(path)
+
+
+def tolerate_additions(demo: gr.Blocks) -> None:
+    """Have the clean-up go through all sets of a finished page's files as it does through :data:`SERVED`.
+
+    A plain set that grows meanwhile would end the clean-up for good.
+    """
+    demo.upload_file_set = Files(demo.upload_file_set)
+    demo.temp_file_sets = [demo.upload_file_set, SERVED]
+    for block in demo.blocks.values():
+        block.temp_files = Files(block.temp_files)
+        demo.temp_file_sets.append(block.temp_files)
 
 
 def name_of(found: Found, *parts: str) -> str:

@@ -13,6 +13,7 @@ from fastgan.projection import encode_latent, open_picture
 from fastgan.projection import project as search
 from fastgan.sampling import to_pil
 
+MOST_SEARCHED = 1024  # pixels; a step of a larger one would hold others up for a minute
 LOOK = 0.5  # seconds between looks at a search that goes on
 
 
@@ -43,10 +44,13 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
         if not picture:
             raise UserError("Which picture? Upload one first")
         found = page.open(model, token)
+        level = found.generator.config.level
+        if level > MOST_SEARCHED:
+            raise UserError(f"Searching in a model of {level} pixels takes too long here; try `fastgan project`")
         opened = open_picture(Path(picture), "Picture")
         begin, shown, behind = time.monotonic(), -float("inf"), 0
         wanted = None
-        for nearest in page.in_turn(search(found.generator, opened, steps=steps)):
+        for nearest in page.in_turn(search(found.generator, opened, keep=3 if level <= 512 else 1, steps=steps)):
             behind += 1
             last = nearest.done == nearest.steps
             if time.monotonic() - shown < LOOK and not last:

@@ -12,6 +12,7 @@ from fastgan.app.common import QUICK, Page, check_pixels, endpoint, show_gallery
 from fastgan.app.first import COUNT, PSI, SEED
 from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve_png, serve_zip
+from fastgan.errors import UserError
 from fastgan.sampling import sample as draw_seeds
 from fastgan.sampling import to_pil
 
@@ -49,6 +50,8 @@ def sample_tab(page: Page) -> SampleTab:
         Returns:
             PNG pictures, each with its seed as caption and with model, revision, seed and psi in its metadata.
         """
+        if seed is None:
+            raise UserError("First seed: type a whole number")
         found = page.open(model, token)
         check_pixels(found, count)
         drawn, shown = [], -float("inf")
@@ -73,8 +76,8 @@ def sample_tab(page: Page) -> SampleTab:
         Returns:
             A ZIP with one PNG per seed, and a JSON file that says how they were drawn.
         """
-        found = page.open(model, token)
         *_, drawn = sample(model, psi, seed, count, token)
+        found = page.open(model, token)
         facts = {"model": found.name, "revision": found.revision, "seeds": [seed, seed + count - 1], "psi": psi}
         name = name_of(found, f"seeds{seed}-{seed + count - 1}")
         return serve_zip([path for path, _ in drawn], name, {"how.json": json.dumps(facts, indent=2) + "\n"})
