@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastgan.errors import UserError
+from fastgan.errors import NO_FOLDER, UserError
 
 GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
@@ -144,7 +144,9 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
     local = os.path.isdir(options.model)
     if not local:
-        fetch(options.model, CONFIG_FILE, MAX_CONFIG, options.revision)  # so that a wrong name is what is said
+        fetch(
+            options.model, CONFIG_FILE, MAX_CONFIG, options.revision, NO_FOLDER
+        )  # so that a wrong name is what is said
     trained = evaluation.training_settings(options.model, options.revision)
     dataset = options.dataset or (trained.dataset if trained else None)
     if not dataset:

@@ -372,7 +372,7 @@ def _find_source(
     source: str, split: str, config_name: str | None, image_column: str | None, revision: str | None, token: Any
 ) -> _Folder | _Table:
     """What `source` means: something on this disk if it exists, or else a dataset on the Hub."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     pattern = is_pattern(source)
     if revision and (path.exists() or pattern):
         raise UserError(f"--revision {revision}: {source} is on this disk; only datasets on the Hub have any")
@@ -522,7 +522,7 @@ def _plain_errors(dataset: str) -> Iterator[None]:
         if isinstance(error, ConnectionError | errors.HTTPError):
             raise UserError(
                 f"--dataset {dataset}: the Hub can't be reached, and this was not fetched before ({_one_line(error)})"
-                f". {NO_FOLDER}"
+                f"{NO_FOLDER}"
             ) from error
         if isinstance(error, ValueError) and str(error).startswith(("BuilderConfig", "Config name")):
             raise UserError(f"--dataset-config: {_one_line(error)}") from error

@@ -8,4 +8,4 @@ class UserError(ValueError):
     """
 
 
-NO_FOLDER = "There is no folder of that name here either"  # after what the Hub says of a name
+NO_FOLDER = ". There is no folder of that name here either"  # after what the Hub says of a name

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import ModelConfig, TrainConfig, read_json
-from fastgan.errors import UserError
+from fastgan.errors import NO_FOLDER, UserError
 from fastgan.growing import can_enlarge, enlarge
 from fastgan.hub import CONFIG_FILE, DTYPES, MAX_CONFIG, WEIGHTS_FILE, fetch, weights_limit
 from fastgan.models import Generator
@@ -213,7 +213,7 @@ def open_base(text: str) -> Base:
         name = folder.resolve().name
         return Base(name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(settings))
     model, _, revision = text.partition("@")
-    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None)
+    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None, NO_FOLDER)
     if config_path is None:
         raise UserError(f"--init-from {text}: has no {CONFIG_FILE}, so it is not a fastgan model")
     config, commit = ModelConfig.from_dict(read_json(config_path)), config_path.parent.name

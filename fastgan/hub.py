@@ -1,10 +1,11 @@
 """Models as folders, on this machine and on the Hub: written whole, checked before they are read."""
 
-import functools
 import hashlib
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,14 +28,18 @@ SILENCE = 100  # seconds that the Hub may take to answer
 DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
-@functools.cache
 def limit_silence() -> None:
     """Have the Hub's client give up on a Hub that takes a request and never answers, which by itself it would not."""
-    import httpx2
-    from huggingface_hub import get_session, set_client_factory
+    from huggingface_hub import get_session
 
-    hooks = get_session().event_hooks
-    set_client_factory(lambda: httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=SILENCE))
+    client = get_session()
+    if client.timeout.read is None:  # not one of the caller's own
+        client.timeout = SILENCE
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a command line takes it."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -208,7 +213,7 @@ def _download(model: str, revision: str | None, token, cache_dir, local_files_on
     """The folder of a Hub model in the cache, its config checked before its weights are fetched."""
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     where = f"{model}@{revision}" if revision else model
-    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision, **options)
+    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision, NO_FOLDER, **options)
     if config_path is None:
         raise UserError(f"{where}: has no {CONFIG_FILE}, so it is not a fastgan model")
     limit = weights_limit(ModelConfig.from_dict(read_json(config_path)))
@@ -218,7 +223,9 @@ def _download(model: str, revision: str | None, token, cache_dir, local_files_on
     return weights.parent
 
 
-def fetch(model: str, file: str, limit: int, revision: str | None = None, **options: Any) -> Path | None:
+def fetch(
+    model: str, file: str, limit: int, revision: str | None = None, more: str = "", **options: Any
+) -> Path | None:
     """A file of a Hub model in the cache, or None where the model has no such file.
 
     Args:
@@ -226,6 +233,7 @@ def fetch(model: str, file: str, limit: int, revision: str | None = None, **opti
         file: its path there.
         limit: bytes; what announces more is not fetched.
         revision: branch, tag or commit.
+        more: what else is said where there is no such model, or no way to the Hub.
         options: token, cache_dir and local_files_only, as in :func:`from_pretrained`.
 
     Raises:

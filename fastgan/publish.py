@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -44,7 +43,7 @@ from fastgan.checkpoints import checkpoints_in
 from fastgan.config import read_json
 from fastgan.errors import UserError
 from fastgan.evaluation import FEATURES_FILE, METRICS_FILE
-from fastgan.hub import CONFIG_FILE, PASSING, WEIGHTS_FILE, limit_silence, write_file
+from fastgan.hub import CONFIG_FILE, PASSING, WEIGHTS_FILE, limit_silence, quoted, write_file
 
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is not well; it may ask for longer ones
 LONGEST_WAIT = 300  # seconds that the Hub may ask for
@@ -329,15 +328,16 @@ def push(
     if existing and _text(existing) and not SECTION.search(existing):
         remarks.append("The card has none of fastgan's marks, so its text was left as it is")
     files = {CARD_FILE: card.encode(), **repository_files(folder, best, nearest)}
-    commit = commit_files(full, files, message or _message(folder), revision=revision, stale=_is_network, say=say)
+    commit = commit_files(full, files, message or _message(folder), revision=revision, stale=_is_of_weights, say=say)
     write_file(local, lambda path: path.write_text(card, encoding="utf-8"))
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
     return Pushed(f"{HfApi().endpoint}/{full}", commit, private, sorted(files), size, remarks)
 
 
-def _is_network(path: str) -> bool:
-    """Whether a file there is a network that belongs to the weights beside it, and to no others."""
-    return path.startswith(f"{TRAINING}/") and path.endswith("tor.safetensors")
+def _is_of_weights(path: str) -> bool:
+    """Whether a file there belongs to the weights beside it, and to no others."""
+    networks = tuple(f"{TRAINING}/{name}.safetensors" for name in ("generator", "discriminator"))
+    return path in (*networks, METRICS_FILE, NEAREST)
 
 
 def _text(card: str) -> str:
@@ -394,7 +394,7 @@ class Publisher:
     @property
     def command(self) -> str:
         """What finishes a push that this run could not."""
-        return shlex.join(["fastgan", "push", str(self.folder), self.repo])
+        return f"fastgan push {quoted(self.folder)} {self.repo}"
 
     def offer(self, kimg: float) -> None:
         """Push what was just saved, unless a push is still going on; the next save then brings a newer one anyway."""

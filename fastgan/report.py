@@ -5,7 +5,6 @@ import dataclasses
 import io
 import math
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from fastgan import __version__, watch
 from fastgan.config import ModelConfig, TrainConfig, flag, is_here, read_json
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, weights_hash, write_file
+from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, quoted, weights_hash, write_file
 
 REPORT_FILE = "report.html"
 GRIDS = 8  # sample grids shown, from first to last
@@ -399,7 +398,7 @@ def _commands(
     run: str, settings: TrainConfig, best: Mapping | None, last: Mapping, has_best: bool
 ) -> list[tuple[str, str]]:
     model = f"{run}/best" if has_best and best is not None and best["images"] < last["images"] else run
-    model, run = shlex.quote(model), shlex.quote(run)
+    model, run = quoted(model), quoted(run)
     longer = f" --max-minutes {settings.max_minutes:g}" if settings.max_minutes else ""
     if settings.max_steps and last["images"] >= settings.max_steps * settings.batch_size:
         longer += f" --max-steps {2 * settings.max_steps}"

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -51,7 +50,7 @@ from fastgan.errors import UserError
 from fastgan.evaluation import Evaluator, save_features, save_sheet
 from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
 from fastgan.growing import level_at, shrink
-from fastgan.hub import WEIGHTS_FILE, save_model, write_file
+from fastgan.hub import WEIGHTS_FILE, quoted, save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
 from fastgan.report import REPORT_FILE, write_report
@@ -209,11 +208,7 @@ class Trainer:
                     if self.due > state.level:
                         with self._pause():
                             self.grow(self.due)
-                    try:
-                        self.step(batches)
-                    except RuntimeError:  # a polite kill of the whole group has ended the workers of a stream, too
-                        if self.wish != INTERRUPTED or self.world > 1:
-                            raise
+                    if not self.step(batches):
                         self.stop = INTERRUPTED
                         break
                     now = time.monotonic()
@@ -234,14 +229,26 @@ class Trainer:
                     self._decide(now - started)
             return self._finish()
 
-    def step(self, batches: Iterator[Tensor]) -> None:
-        """Let both networks learn from a batch, part by part, and the average follow."""
-        for _ in range(self.config.accumulate):
-            self.train_on(next(batches))
+    def step(self, batches: Iterator[Tensor]) -> bool:
+        """Let both networks learn from a batch, part by part, and the average follow.
+
+        Returns:
+            Whether there was one. Not where a polite kill of the whole group has ended the workers of a stream, too.
+        """
+        for part in range(self.config.accumulate):
+            try:
+                real = next(batches)
+            except RuntimeError as error:
+                alone = part == 0 and self.world == 1
+                if not (alone and self.wish == INTERRUPTED and "DataLoader worker" in str(error)):
+                    raise
+                return False
+            self.train_on(real)
         self.state.steps += 1
         self.trained = True
         generator = self.accelerator.unwrap_model(self.players.generator)
         self.ema.update(generator, self.config.batch_size, self.state.images)
+        return True
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
@@ -338,7 +345,7 @@ class Trainer:
             other = "its model can be a start: --init-from" if model else "start it again without --resume"
             raise UserError(f"--resume {self.folder}: no checkpoint there; {other}")
         if not resume and self.main and (checkpoints or model):
-            again = f"continue it with --resume {self.folder}, or " if checkpoints else ""
+            again = f"continue it with --resume {quoted(self.folder)}, or " if checkpoints else ""
             what = "run" if checkpoints else "model"
             raise UserError(f"{self.folder}: holds a {what} already; {again}choose another --output-dir")
         if self.main:
@@ -361,7 +368,7 @@ class Trainer:
 
     def _withdraw(self) -> None:
         """Leave no folder of a run that could not start."""
-        for name in (CONFIG_FILE, SKIPPED_FILE):
+        for name in (SKIPPED_FILE,) if self.leftover else (CONFIG_FILE, SKIPPED_FILE):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # what else is in it was there before
             self.folder.rmdir()
@@ -654,7 +661,6 @@ class Trainer:
             self.say(f"Not measured at {self.state.kimg:.1f} kimg: {error}")
             return
         seconds = round(time.monotonic() - started, 2)
-        self._record({**figures.to_dict(), "level": self.state.level, "evaluation_seconds": seconds})
         if self.grown and (self.state.best_kid is None or figures.kid < self.state.best_kid):
             self.state.best_kid, self.state.best_images = figures.kid, self.state.images
             save_model(generator, self.folder / "best")
@@ -664,6 +670,7 @@ class Trainer:
         measured = self.evaluator
         fingerprint, count = self.pictures.fingerprint, len(self.pictures.images)
         save_features(self.folder, measured.real, measured.network, fingerprint, measured.rows, count)
+        self._record({**figures.to_dict(), "level": self.state.level, "evaluation_seconds": seconds})
         self._remark()
 
     def _remark(self) -> None:
@@ -684,7 +691,7 @@ class Trainer:
             if self.saved:
                 raise KeyboardInterrupt(
                     f"Stopped and saved at {self.state.kimg:.2f} kimg. "
-                    f"Go on with: python train.py --resume {shlex.quote(str(self.folder))}"
+                    f"Go on with: python train.py --resume {quoted(self.folder)}"
                 )
             if self.pressed and number == signal.SIGINT:
                 raise KeyboardInterrupt("Stopped at once; the last checkpoint is whole.")
@@ -737,19 +744,21 @@ class Trainer:
                 write_report(self.folder)
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
-        again = f"python train.py --resume {shlex.quote(str(self.folder))}"
+        again = f"python train.py --resume {quoted(self.folder)}"
         if self.stop == DIVERGED:
             raise UserError(
                 f"{self.folder}: the loss is no longer a number after {self.state.kimg:.2f} kimg. Its checkpoints are "
                 f"from before; start anew with a lower --learning-rate, or with --mixed-precision no{not_there}"
             )
+        if self.stop == INTERRUPTED and not self.state.images:
+            raise KeyboardInterrupt(f"Stopped before the first step; {self.folder} holds nothing to go on from")
         if self.stop == INTERRUPTED:
             size = "" if self.grown else f", still at {self.ema.model.config.width} pixels"
             at = f"{self.state.kimg:.2f} kimg{size}"
             raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {again}{not_there}")
         self.say(
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
-            f"More pictures: fastgan sample {shlex.quote(str(self.folder))} --seeds 0-63 --grid grid.png"
+            f"More pictures: fastgan sample {quoted(self.folder)} --seeds 0-63 --grid grid.png"
         )
         if self.state.best_kid is not None:
             at = self.state.best_images / 1000

@@ -237,17 +237,19 @@ def test_a_config_that_announces_too_much_is_not_fetched(hub, tmp_path):
 def test_what_the_page_was_started_with_opens_for_everyone_and_so_do_links_to_it(hub, tmp_path):
     make_model(tmp_path / "model", size=32, ngf=4)
     repo, hidden = (push(hub, tmp_path / "model", name, private=True) for name in ("shown", "hidden"))
-    commit = HfApi(hub.endpoint, token=hub.token).model_info(repo).sha
+    api = HfApi(hub.endpoint, token=hub.token)
+    commit, before = (made.commit_id for made in api.list_repo_commits(repo)[:2])
     questions = [
         (repo, None),
         (repo, "hf_read_other"),
         (f"{repo}@{commit}", None),
         (f"{repo}@main", None),
         (hidden, None),
+        (f"{repo}@{before}", None),
     ]
-    *opened, branch, other = ask(hub, tmp_path, *questions, given=[repo], token=hub.token)
+    *opened, branch, other, older = ask(hub, tmp_path, *questions, given=[repo], token=hub.token)
     assert opened == [repo] * 3
-    for answer in (branch, other):
+    for answer in (branch, other, older):
         assert answer.endswith("no such model on the Hub, or it is private")
 
 

@@ -31,6 +31,12 @@ def test_metadata_that_repeats_itself_by_name_is_left_aside():
     assert "<h1>Text</h1>" in card.html and card.figures == []
 
 
+def test_metadata_that_is_nested_deeply_is_left_aside():
+    started = time.monotonic()
+    card = read_card("---\na: " + "[" * 50_000 + "\n---\n# Text")
+    assert time.monotonic() - started < 2 and "<h1>Text</h1>" in card.html
+
+
 def test_the_clean_up_goes_on_while_files_are_added(tmp_path):
     demo = build_demo()
     files = next(files for files in demo.temp_file_sets if files is not SERVED and files is not demo.upload_file_set)

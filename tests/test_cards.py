@@ -117,6 +117,9 @@ def test_the_best_weights_get_pictures_of_their_own(model):
         draw_card_pictures(model, best)
         films.append((model / "interpolation.mp4").read_bytes())
     assert films[0] == films[3] != films[1] == films[2]
+    (model / "interpolation.mp4").write_bytes(b"a film of my own")
+    draw_card_pictures(model)
+    assert (model / "interpolation.mp4").read_bytes() == b"a film of my own"
 
 
 def test_a_hand_written_card_in_any_encoding_is_kept_as_far_as_it_can_be_read(model):

@@ -394,6 +394,11 @@ def test_a_start_that_is_refused_deletes_nothing(tiny, tmp_path):
     with pytest.raises(UserError, match="--batch-size 300"):
         Trainer(tiny(batch_size=300))
     assert [file.read_text() for file in foreign] == ["mine", "mine"]
+    (tmp_path / "run" / "train_config.json").write_text("{}")  # now it is what a killed run left
+    with pytest.raises(UserError, match="--batch-size 300"):
+        Trainer(tiny(batch_size=300))
+    log = train(tiny()) / "log.jsonl"
+    assert [json.loads(line)["images"] for line in log.read_text().splitlines()] == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize("end", ["length", "Ctrl-C"])

@@ -1,5 +1,6 @@
 """The About tab: the model's own card, its figures, settings and grids, and whether a picture is a copy."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,18 +71,27 @@ def about_tab(page: Page, picked: gr.Number) -> None:
         def file(name: str, most: int) -> Path | None:
             return page.models.path(found, name, most, token.token if token else None)
 
+        def optional(name: str, most: int) -> Path | None:
+            with suppress(UserError):
+                return file(name, most)
+
         path = file(CARD, MAX_TEXT)
         address = f"{HfApi().endpoint}/{found.name}/blob/{found.revision}/" if found.revision else None
         card = read_card(path.read_text("utf-8", errors="replace"), address) if path else None
         settings = []
         for name in (CONFIG_FILE, *SETTINGS):
-            if path := file(name, MAX_TEXT):
+            if path := optional(name, MAX_TEXT):
                 settings.extend(row for row in read_settings(path) if row not in settings)
         grids = []
         for name, caption in GRIDS.items():
-            if (path := file(name, MAX_GRID)) and _is_png(path):
+            if (path := optional(name, MAX_GRID)) and _is_png(path):
                 grids.append((serve(path.read_bytes(), f"{name_of(found, Path(name).stem)}.png"), caption))
-        return card.html if card else "<p>It has no card.</p>", card.figures if card else [], settings, grids
+        return (
+            card.html if card else "<p>It has no card, or too long a one.</p>",
+            card.figures if card else [],
+            settings,
+            grids,
+        )
 
     @endpoint
     def nearest(

@@ -16,6 +16,14 @@ TAGS = set(
     "table tbody td th thead tr ul".split()
 )
 MOST_ROWS = 100
+DEEPEST = 50  # levels of metadata
+OPENING = (
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+)
+CLOSING = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
 MOST_TAGS = 500  # of raw HTML in a card
 MOST_LETTERS = 300  # of one value
 
@@ -36,8 +44,7 @@ def read_card(text: str, address: str | None = None) -> Card:
             dropped.
     """
     try:
-        if _has_aliases(text):  # a few lines of them can stand for more text than there is memory
-            raise ValueError
+        _check_plain(text)
         card = ModelCard(text, ignore_metadata_errors=True)
         body, results = card.text, card.data.eval_results or []
     except (ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError, RecursionError):
@@ -61,10 +68,16 @@ def read_card(text: str, address: str | None = None) -> Card:
     return Card(html, figures)
 
 
-def _has_aliases(text: str) -> bool:
-    """Whether a card's metadata repeats parts of itself by name."""
-    block = REGEX_YAML_BLOCK.search(text)
-    return block is not None and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(block[2]))
+def _check_plain(text: str) -> None:
+    """Raise a ValueError where a card's metadata repeats parts of itself by name, or is nested deeply.
+
+    A few lines of aliases can stand for more text than there is memory.
+    """
+    block, depth = REGEX_YAML_BLOCK.search(text), 0
+    for token in yaml.scan(block[2]) if block else ():
+        depth += isinstance(token, OPENING) - isinstance(token, CLOSING)
+        if isinstance(token, yaml.AliasToken) or depth > DEEPEST:
+            raise ValueError("not what a card says")
 
 
 def read_settings(path: Path) -> list[list[str]]:

@@ -14,14 +14,13 @@ import torch
 
 from fastgan.config import ModelConfig, read_json
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, MAX_CONFIG, PASSING, WEIGHTS_FILE, fetch, from_pretrained
+from fastgan.hub import CONFIG_FILE, MAX_CONFIG, PASSING, WEIGHTS_FILE, fetch, from_pretrained, limit_silence
 from fastgan.models import Generator
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
 MAX_CACHE = 2 * 2**30  # bytes of weights kept
 MAX_MODEL = 2**30  # bytes of weights of one model; the published network at 1024 pixels has 0.12 * 2**30
 MAX_SIDE = 2048  # of a square picture, in pixels; bounds what one picture costs
-COMMIT = re.compile(r"[0-9a-f]{40}")
 RECHECK = 60  # seconds for which a visitor's right to read a repository, and what its branch points at, is trusted
 
 
@@ -40,7 +39,7 @@ class ModelCache:
     Args:
         load: called as `load(model, revision=..., token=...)`; gives a generator in eval mode.
         given: models named by whoever started the app. These may be folders, and are read with the saved login; so are
-            single commits of them, which links name.
+            the commits that they have stood for, which links name.
         allow_local: any text may name a folder. For one's own machine only.
         max_bytes: of weights kept in memory.
     """
@@ -53,7 +52,7 @@ class ModelCache:
         max_bytes: int = MAX_CACHE,
     ):
         self._load, self._given, self._allow_local, self._max_bytes = load, set(given), allow_local, max_bytes
-        self._given_models = {name.partition("@")[0] for name in given}
+        self._shown: set[tuple[str, str]] = set()  # models and commits that given names have stood for
         self._lock = threading.Lock()
         self._loads: OrderedDict[tuple, Future] = OrderedDict()
         self._commits: dict[tuple, tuple[float, str]] = {}
@@ -86,10 +85,12 @@ class ModelCache:
         That is this server's login for what whoever started the app named, or else the visitor's own, or nobody's
         (False: not even the login saved on this machine).
         """
-        commit_of_given = model in self._given_models and COMMIT.fullmatch(revision or "")
-        if self._allow_local or text in self._given or commit_of_given:
+        if self._allow_local or text in self._given or (model, revision) in self._shown:
             try:
-                return None, self._commit(model, revision, None)
+                commit = self._commit(model, revision, None)
+                if text in self._given:
+                    self._shown.add((model, commit))
+                return None, commit
             except UserError:
                 if not token:
                     raise
@@ -103,7 +104,7 @@ class ModelCache:
         """
         from httpx2 import HTTPError
         from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
         if not found.revision:
@@ -115,12 +116,15 @@ class ModelCache:
             if not info or not isinstance(info[0], RepoFile) or info[0].size > max_bytes:
                 return None
             return Path(hf_hub_download(found.name, file, revision=found.revision, token=allowed))
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:
             return None
-        except (OSError, HTTPError):
-            cached = try_to_load_from_cache(found.name, file, revision=found.revision)
-            if isinstance(cached, str):
-                return Path(cached)
+        except (OSError, HTTPError) as error:
+            if not isinstance(error, HfHubHTTPError) or error.response.status_code in PASSING:
+                cached = try_to_load_from_cache(found.name, file, revision=found.revision)
+                if isinstance(cached, str):
+                    return Path(cached) if os.path.getsize(cached) <= max_bytes else None
+                if cached is not None:  # known not to be there
+                    return None
             raise UserError(
                 f"{found.name}: the Hub can't be asked for {file} just now; try again in a minute"
             ) from None
@@ -141,6 +145,7 @@ class ModelCache:
         if known and time.monotonic() - known[0] < RECHECK:
             return known[1]
         where = f"{model}@{revision}" if revision else model
+        limit_silence()
         api = HfApi(token=token)
         try:
             info = api.model_info(model, revision=revision, timeout=10)
