@@ -13,16 +13,21 @@ from torch import Tensor, nn
 from fastgan.layers import NoisyUpBlock, SpectralNorm
 from fastgan.models import Generator, downscale
 
+SMALL = 2 / 3  # of a run, before full size: variety is learnt on small pictures, and kept
+
 
 def level_at(levels: Sequence[int], share: float) -> int:
-    """Which size a run trains at; it spends twice as long on each as on the one before, so most on the last.
+    """Which size a run trains at: its last third at full size; before, twice as long at each size as at the next.
 
     Args:
         levels: the sizes it trains at, in this order.
         share: how much of the run is over, from 0 to 1.
     """
-    stage = int(math.log2(1 + share * (2 ** len(levels) - 1)))
-    return levels[min(stage, len(levels) - 1)]
+    smaller = len(levels) - 1
+    if not smaller or share >= SMALL:
+        return levels[-1]
+    left = (1 - share / SMALL) * (2**smaller - 1)  # of the smaller sizes' time, the last one of them taking 1
+    return levels[smaller - max(1, math.ceil(math.log2(left + 1)))]
 
 
 def shrink(images: Tensor, factor: int) -> Tensor:

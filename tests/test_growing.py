@@ -7,10 +7,10 @@ from fastgan.growing import enlarge, level_at, shrink
 from fastgan.models import Generator, downscale
 
 
-def test_each_size_lasts_twice_as_long_as_the_one_before():
-    levels = [level_at([64, 128, 256, 512], (part + 0.01) / 15) for part in range(15)]
-    assert levels == [64, *2 * [128], *4 * [256], *8 * [512]]
-    assert level_at([64, 128], 1.0) == 128
+def test_the_last_third_is_at_full_size_and_smaller_ones_last_twice_as_long_as_the_next():
+    levels = [level_at([64, 128, 256, 512], (part + 0.01) / 21) for part in range(21)]
+    assert levels == [*8 * [64], *4 * [128], *2 * [256], *7 * [512]]
+    assert [level_at([128, 256], share) for share in (0, 0.66, 0.67, 1.0)] == [128, 128, 256, 256]
     assert level_at([256], 0.0) == level_at([256], 1.0) == 256
 
 

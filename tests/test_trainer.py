@@ -240,11 +240,11 @@ def test_a_run_starts_small_and_keeps_what_fits_as_it_grows(tiny, capsys):
     folder = train(tiny(max_steps=8, **GROWING, **often))
     assert fastgan.from_pretrained(folder).config.level == fastgan.from_pretrained(folder / "best").config.level == 128
     said = capsys.readouterr().err
-    # An eighth of the run is over after 1 step, three sevenths after 4: sizes last 1, 2 and 4 parts of 7.
+    # Half of the run is over after 4 steps, three quarters after 6: sizes last 4, 2 and 3 parts of 9.
     assert "0.0 kimg: pictures grow to 64x64" in said and "0.0 kimg: pictures grow to 128x128" in said
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     levels = [line["level"] for line in lines if "kid" in line]
-    assert levels == [32, 32, 64, 64, 128, 128, 128, 128]
+    assert levels == [32, 32, 32, 32, 64, 64, 128, 128]
     widths = [Image.open(path).width for path in sorted((folder / "samples").glob("*.png"))]
     assert widths == [4 * (level + 2) + 2 for level in levels]
 
@@ -294,7 +294,7 @@ def test_a_growing_run_killed_at_any_size_resumes_to_the_same_weights(tiny):
     config = tiny(**{**GROWING, "size": "64"}, max_steps=6, checkpoint_every="0.008kimg", keep_checkpoints=6)
     folder = train(config)
     whole, checkpoints = newest(folder), checkpoints_in(folder / "checkpoints")
-    for last in (4, 2, 1):  # at full size, just before it, on the way
+    for last in (5, 4, 1):  # at full size, just before it, on the way
         for checkpoint in checkpoints[last:]:
             shutil.rmtree(checkpoint)
         train(config, resume=True)
@@ -534,8 +534,8 @@ def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tin
 
 def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pictures):
     folder = tmp_path / "run"
-    automatic = ["--mixed-precision", "auto", "--recipe", "projected", "--max-steps", "3"]
-    automatic += ["--size", "64", "--grow-from", "32"]  # grows after the first step
+    automatic = ["--mixed-precision", "auto", "--recipe", "projected", "--max-steps", "6"]
+    automatic += ["--size", "64", "--grow-from", "32"]  # grows after the fourth step
     process = start(
         "--dataset", pictures, "--cache-dir", cache, *TINY, *automatic, "--output-dir", str(folder), launcher=TWO
     )
@@ -543,7 +543,7 @@ def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pic
     assert process.returncode == 0, output
     assert output.count("More pictures:") == 1
     assert json.loads((folder / "train_config.json").read_text())["mixed_precision"] in ("no", "bf16")
-    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["images"] == 24
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["images"] == 48
     assert output.count("pictures grow to 64x64") == 1 and fastgan.from_pretrained(folder).config.level == 64
     # Each remembers the real pictures of both.
     memory = load_file(checkpoints_in(folder / "checkpoints")[-1] / "memory.safetensors")
