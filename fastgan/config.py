@@ -223,7 +223,9 @@ class TrainConfig:
         8.0, "recipe", "of the reconstruction loss beside the hinge loss; 0 is off; paper only"
     )
     grow_from: int = preset(
-        128, 0, "pixels of the first pictures, which double up to --size; most time is for the last; 0 is off"
+        128,
+        0,
+        "pixels of the first pictures, which double up to --size; the last third of a run is full size; 0 is off",
     )
     ema_half_life_kimg: float = preset(1.0, 5.5, "of the averaged generator; 5.5 is 0.999 a step at batch 8")
     ema_warmup: float = preset(0.05, 0.0, "the half-life is at most this share of the pictures seen; 0 is off")
