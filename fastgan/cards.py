@@ -417,14 +417,13 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
     generator = from_pretrained(weights)
     _write_sheet(folder / SAMPLES, list(sample(generator, SAMPLE_SEEDS)), 4)
     # What weights drew is given their own time; what is newer than all weights is somebody's own work.
-    times = [
-        path.stat().st_mtime_ns for path in (folder / WEIGHTS_FILE, folder / "best" / WEIGHTS_FILE) if path.exists()
-    ]
+    all_weights = (folder / WEIGHTS_FILE, folder / "best" / WEIGHTS_FILE)
+    newest = max(path.stat().st_mtime_ns for path in all_weights if path.exists())
     time = (weights / WEIGHTS_FILE).stat().st_mtime_ns
 
     def is_due(name: str) -> bool:
         made = (folder / name).stat().st_mtime_ns if (folder / name).is_file() else 0
-        return made != time and made <= max(times)
+        return made != time and made <= newest
 
     if generator.config.gates and is_due(STYLE_MIX):
         z, noise = seeded_inputs(generator, CONTENT_SEEDS)

@@ -144,9 +144,8 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
     local = os.path.isdir(options.model)
     if not local:
-        fetch(
-            options.model, CONFIG_FILE, MAX_CONFIG, options.revision, NO_FOLDER
-        )  # so that a wrong name is what is said
+        # So that a wrong name is what is said.
+        fetch(options.model, CONFIG_FILE, MAX_CONFIG, options.revision, NO_FOLDER)
     trained = evaluation.training_settings(options.model, options.revision)
     dataset = options.dataset or (trained.dataset if trained else None)
     if not dataset:

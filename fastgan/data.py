@@ -635,7 +635,7 @@ def load_pictures(
             entry = earlier[-1] if earlier else cache / f"{request}-offline"
         pictures = _read_prepared(entry)
         if pictures is None:
-            workers = num_workers or min(8, os.cpu_count() or 1)
+            workers = num_workers or min(8, _cores())
             _write_prepared(entry, found, how, workers, progress)
             for stale in set(earlier) - {entry}:
                 shutil.rmtree(stale, ignore_errors=True)

@@ -103,11 +103,8 @@ def evaluate(
         raise UserError("evaluate: name at least one network")
     seeds = seeds or f"0-{min(len(pictures.images), MOST_IMAGES) - 1}"
     numbers = sampling.parse_seeds(seeds)
-    for count, what in ((len(pictures.images), "real"), (len(numbers), "generated")):
-        if count < metrics.FEWEST:
-            raise UserError(
-                f"evaluate: {count} {what} pictures are too few to compare, take at least {metrics.FEWEST}"
-            )
+    metrics.check_count(len(pictures.images), "real pictures")
+    metrics.check_count(len(numbers), "generated pictures")
     if folder is not None:
         make_folder(folder)
     built = [metrics.feature_network(name) for name in dict.fromkeys(networks)]  # missing ones are said at once

@@ -263,13 +263,13 @@ def fetch(
         raise UserError(f"{model}: neither a folder here nor a Hub id like user/fastgan-anime") from None
     except RepositoryNotFoundError:
         raise UserError(
-            f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`. {NO_FOLDER}"
+            f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`{more}"
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"{where}: that model has no such branch, tag or commit") from None
     except LocalEntryNotFoundError:
         raise UserError(
-            f"{where}: not in the cache, and the Hub can't be reached; check the connection. {NO_FOLDER}"
+            f"{where}: not in the cache, and the Hub can't be reached; check the connection{more}"
         ) from None
     except EntryNotFoundError:
         return None

@@ -395,10 +395,15 @@ def measure(
     )
 
 
+def check_count(count: int, what: str, least: int = FEWEST) -> None:
+    """Raise a UserError where there are too few pictures of a kind to be measured."""
+    if count < least:
+        raise UserError(f"metrics: {count} {what} are too few to compare, take at least {least}")
+
+
 def _features(rows: Tensor, what: str, least: int) -> Tensor:
     rows = torch.as_tensor(rows).detach().to("cpu", torch.float64)
-    if len(rows) < least:
-        raise UserError(f"metrics: {len(rows)} {what} are too few to compare, take at least {least}")
+    check_count(len(rows), what, least)
     if not rows.isfinite().all():
         raise UserError(f"metrics: features of the {what} are not finite")
     return rows

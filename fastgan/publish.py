@@ -188,7 +188,7 @@ def commit_files(
     message: str,
     kind: Kind = "model",
     revision: str | None = None,
-    stale: Callable[[str], bool] = lambda path: False,
+    stale: Callable[[str], bool] | None = None,
     say: Callable[[str], None] = say,
 ) -> str:
     """Put files into a repository in one commit. Returns the commit's id.
@@ -201,7 +201,7 @@ def commit_files(
         message: of the commit.
         kind: "model", "dataset" or "space".
         revision: branch; made when it is not there.
-        stale: says of a file there, by its path, that it goes away unless it is among these.
+        stale: says of a file there, by its path, that it goes away unless it is among these; None of them otherwise.
         say: told about waits.
 
     Raises:
@@ -211,8 +211,9 @@ def commit_files(
 
     def commit() -> str:
         changes: list[Any] = [CommitOperationAdd(path, content) for path, content in files.items()]
-        there = api.list_repo_files(repo, repo_type=kind, revision=revision)
-        changes += [CommitOperationDelete(path) for path in there if stale(path) and path not in files]
+        if stale:
+            there = api.list_repo_files(repo, repo_type=kind, revision=revision)
+            changes += [CommitOperationDelete(path) for path in there if stale(path) and path not in files]
         # Made anew for every try: an operation is good for one.
         return api.create_commit(repo, changes, commit_message=message, repo_type=kind, revision=revision).oid
 
@@ -323,11 +324,12 @@ def push(
     existing = remote if remote and (_text(remote) or not own) else own
     if draw:
         draw_card_pictures(folder, best)
-    networks = f"{TRAINING}/generator.safetensors" in repository_files(folder, best)
+    files = repository_files(folder, best, nearest)
+    networks = f"{TRAINING}/generator.safetensors" in files
     card = render_model_card(folder, full, existing, license, best, nearest, networks)
     if existing and _text(existing) and not SECTION.search(existing):
         remarks.append("The card has none of fastgan's marks, so its text was left as it is")
-    files = {CARD_FILE: card.encode(), **repository_files(folder, best, nearest)}
+    files = {CARD_FILE: card.encode(), **files}
     commit = commit_files(full, files, message or _message(folder), revision=revision, stale=_is_of_weights, say=say)
     write_file(local, lambda path: path.write_text(card, encoding="utf-8"))
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())

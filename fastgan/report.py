@@ -119,9 +119,14 @@ def _embed(path: Path, most: int) -> dict[str, Any] | None:
     return {"src": f"data:image/webp;base64,{data}", "width": image.width, "height": image.height}
 
 
+def grids_in(folder: Path) -> dict[int, Path]:
+    """The sample grids in a folder by how many pictures had been seen."""
+    return {int(path.stem): path for path in folder.glob(10 * "[0-9]" + ".png")}
+
+
 def _grids(folder: Path, log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Sample grids over time with captions; early ones closer together, since most happens then."""
-    files = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdecimal()}
+    files = grids_in(folder)
     times = sorted(files)
     if len(times) > GRIDS:
         ratio = (times[-1] / max(1, times[0])) ** (1 / (GRIDS - 1))

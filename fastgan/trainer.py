@@ -53,7 +53,7 @@ from fastgan.growing import level_at, shrink
 from fastgan.hub import WEIGHTS_FILE, quoted, save_model, write_file
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
-from fastgan.report import REPORT_FILE, write_report
+from fastgan.report import REPORT_FILE, grids_in, write_report
 
 CONFIG_FILE = "train_config.json"
 LOG_FILE = "log.jsonl"
@@ -108,11 +108,6 @@ def run_folder(config: TrainConfig) -> Path:
     return Path("runs") / (path.stem if path.suffix.lower() in (".zip", ".parquet") else path.name)
 
 
-def grids_in(folder: Path) -> list[Path]:
-    """The sample grids of a run, oldest first."""
-    return sorted((folder / "samples").glob(10 * "[0-9]" + ".png"))
-
-
 class Every:
     """Says when something at an interval such as "10min" or "5kimg" is due."""
 
@@ -150,33 +145,33 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self.micro_steps = 0
         try:
-            self._set_up(resume)
+            self._set_up()
         except BaseException:
             if self.main and self.began:
                 self._withdraw()
             self.close()
             raise
 
-    def _set_up(self, resume: bool) -> None:
+    def _set_up(self) -> None:
         self._check_processes()
-        checkpoints = self._together(lambda: self._open_folder(resume))
+        checkpoints = self._together(self._open_folder)
         self.publisher = self._together(self._open_hub)
-        start = None if resume else self.config.init_from
+        start = None if self.resumes else self.config.init_from
         self.base = self._together(lambda: open_base(start) if start else None)
         self.pictures = self._together(lambda: None if self.config.streaming else self._load_pictures())
         if self.config.fast:
             fast.prepare(self.accelerator.device)
-        if resume:
+        if self.resumes:
             with _named(checkpoints):
                 self.state.level = read_state(checkpoints[-1])[0].level or self.levels[-1]
         if not self.grown:
             self._rehearse()
         self._build_networks()
         self.evaluator = self._together(self._start_evaluator)
-        if resume:
+        if self.resumes:
             self._load(checkpoints)
         self.stream = self._together(self._open_stream) if self.config.streaming else None
-        log = watch.read_log(self.folder / LOG_FILE) if resume else []
+        log = watch.read_log(self.folder / LOG_FILE) if self.resumes else []
         self.remarked = set(watch.remarks(log))
         self.evaluated = max((line["images"] for line in log if "kid" in line), default=-1)
         self._start_trackers()
@@ -187,7 +182,7 @@ class Trainer:
         """Train until the set length is reached, then save everything."""
         config, state = self.config, self.state
         if self.leftover:  # of a run that was killed before its first checkpoint
-            for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder)):
+            for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder / "samples").values()):
                 file.unlink(missing_ok=True)
         started = last = time.monotonic()
         log, samples, evaluation, checkpoint = (
@@ -335,25 +330,25 @@ class Trainer:
                 f"processes × --accumulate {config.accumulate}; try {parts * max(2, config.batch_size // parts)}"
             )
 
-    def _open_folder(self, resume: bool) -> list[Path]:
+    def _open_folder(self) -> list[Path]:
         """Make the run folder, or find the checkpoints in it; what ended before its first one is begun anew."""
         checkpoints = checkpoints_in(self.folder / "checkpoints")
         model = any((folder / WEIGHTS_FILE).exists() for folder in (self.folder, self.folder / BEST_FILE.parent))
         if os.path.isabs(self.config.dataset) and self.folder.resolve() == Path(self.config.dataset).resolve():
             raise UserError(f"--output-dir {self.folder}: holds the pictures; choose another folder")
-        if resume and not checkpoints:
+        if self.resumes and not checkpoints:
             other = "its model can be a start: --init-from" if model else "start it again without --resume"
             raise UserError(f"--resume {self.folder}: no checkpoint there; {other}")
-        if not resume and self.main and (checkpoints or model):
+        if not self.resumes and self.main and (checkpoints or model):
             again = f"continue it with --resume {quoted(self.folder)}, or " if checkpoints else ""
             what = "run" if checkpoints else "model"
             raise UserError(f"{self.folder}: holds a {what} already; {again}choose another --output-dir")
         if self.main:
             clear_leftovers(self.folder / "checkpoints")
-            self.leftover = not resume and (self.folder / CONFIG_FILE).exists()
+            self.leftover = not self.resumes and (self.folder / CONFIG_FILE).exists()
             text = json.dumps(self.config.to_dict(), indent=2) + "\n"
             write_file(self.folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-            self.began = not resume
+            self.began = not self.resumes
         return checkpoints
 
     def _open_hub(self) -> Any:
@@ -474,8 +469,7 @@ class Trainer:
             self.base.fill(generator, discriminator, self.say)
         freeze_blocks(discriminator, config.freeze_d)
         adam = {"betas": (config.beta1, config.beta2), "fused": config.fast}
-        g_rate = config.learning_rate if config.g_learning_rate is None else config.g_learning_rate
-        d_rate = config.learning_rate if config.d_learning_rate is None else config.d_learning_rate
+        g_rate, d_rate = (rate or config.learning_rate for rate in (config.g_learning_rate, config.d_learning_rate))
         g_optimizer, d_optimizer = (
             torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate, **adam)
             for network, rate in ((generator, g_rate), (discriminator, d_rate))
@@ -509,6 +503,11 @@ class Trainer:
     def grown(self) -> bool:
         """Whether it trains at full size."""
         return self.state.level == self.levels[-1]
+
+    @property
+    def command(self) -> str:
+        """What goes on with this run."""
+        return f"python train.py --resume {quoted(self.folder)}"
 
     def grow(self, level: int) -> None:
         """Go on at a larger size: layers that fit go on, new ones enlarge, optimizers and memory begin anew."""
@@ -689,10 +688,7 @@ class Trainer:
 
         def interrupt(number, frame):
             if self.saved:
-                raise KeyboardInterrupt(
-                    f"Stopped and saved at {self.state.kimg:.2f} kimg. "
-                    f"Go on with: python train.py --resume {quoted(self.folder)}"
-                )
+                raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {self.command}")
             if self.pressed and number == signal.SIGINT:
                 raise KeyboardInterrupt("Stopped at once; the last checkpoint is whole.")
             self.pressed, self.wish = True, max(self.wish, INTERRUPTED)
@@ -744,7 +740,6 @@ class Trainer:
                 write_report(self.folder)
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
-        again = f"python train.py --resume {quoted(self.folder)}"
         if self.stop == DIVERGED:
             raise UserError(
                 f"{self.folder}: the loss is no longer a number after {self.state.kimg:.2f} kimg. Its checkpoints are "
@@ -755,7 +750,7 @@ class Trainer:
         if self.stop == INTERRUPTED:
             size = "" if self.grown else f", still at {self.ema.model.config.width} pixels"
             at = f"{self.state.kimg:.2f} kimg{size}"
-            raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {again}{not_there}")
+            raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {self.command}{not_there}")
         self.say(
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
             f"More pictures: fastgan sample {quoted(self.folder)} --seeds 0-63 --grid grid.png"

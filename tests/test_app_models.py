@@ -175,14 +175,19 @@ def ask(hub, tmp_path, *questions, given=(), token=""):
     return json.loads(done.stdout)
 
 
-def test_a_private_model_opens_for_its_owner_and_for_nobody_else_even_once_it_is_in_memory(hub, tmp_path):
-    make_model(tmp_path / "model", size=32, ngf=4)
-    repo = push(hub, tmp_path / "model", "secret", private=True)
+def answers_to_strangers(hub, tmp_path, repo):
+    """What they are told before its owner opens a model, after that, and with a login of their own."""
     before, mine, after, other = ask(
         hub, tmp_path, (repo, None), (repo, hub.token), (repo, None), (repo, "hf_read_other")
     )
     assert mine == repo
-    for answer in (before, after, other):
+    return before, after, other
+
+
+def test_a_private_model_opens_for_its_owner_and_for_nobody_else_even_once_it_is_in_memory(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    repo = push(hub, tmp_path / "model", "secret", private=True)
+    for answer in answers_to_strangers(hub, tmp_path, repo):
         assert answer == f"refused: {repo}: no such model on the Hub, or it is private"
 
 
@@ -218,11 +223,7 @@ def test_a_gated_model_opens_for_whoever_has_access_and_for_nobody_else(hub, tmp
     make_model(tmp_path / "model", size=32, ngf=4)
     repo = push(hub, tmp_path / "model", "gated")
     HfApi(hub.endpoint, token=hub.token).update_repo_settings(repo, gated="auto")
-    before, mine, after, other = ask(
-        hub, tmp_path, (repo, None), (repo, hub.token), (repo, None), (repo, "hf_read_other")
-    )
-    assert mine == repo
-    for answer in (before, after, other):
+    for answer in answers_to_strangers(hub, tmp_path, repo):
         assert answer.startswith(f"refused: {repo}: gated; sign in here")
 
 

@@ -232,3 +232,9 @@ with socket.create_server(("127.0.0.1", 0)) as silent:
 def test_a_hub_that_never_answers_is_given_up():
     done = subprocess.run([sys.executable, "-c", SILENT], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stdout == "gave up\n", done.stderr
+
+
+def test_a_name_that_is_nowhere_is_said_in_whole_sentences(tmp_path):
+    with pytest.raises(UserError) as refusal:
+        fastgan.from_pretrained("user/nowhere", cache_dir=tmp_path, local_files_only=True)
+    assert str(refusal.value).endswith("check the connection. There is no folder of that name here either")

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -79,7 +79,9 @@ class ModelCache:
         generator = self._once((model, commit), lambda: self._read(model, model, commit, allowed))
         return Found(generator, model, commit, text)
 
-    def _allowed(self, text: str, model: str, revision: str | None, token: str | None) -> tuple[Any, str]:
+    def _allowed(
+        self, text: str, model: str, revision: str | None, token: str | None
+    ) -> tuple[str | bool | None, str]:
         """Whose right to read the model is used, and the commit that its revision stands for.
 
         That is this server's login for what whoever started the app named, or else the visitor's own, or nobody's
