@@ -21,7 +21,8 @@ from fastgan.cli import run as tell
 from fastgan.config import parse_size
 from fastgan.errors import UserError
 from fastgan.evaluation import evaluate
-from fastgan.hub import from_pretrained, write_file
+from fastgan.files import write_file
+from fastgan.hub import from_pretrained
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("efficientnet-lite1", "efficientnet-lite2")  # neither of them teaches a recipe

@@ -24,7 +24,8 @@ from fastgan.cli import resolve
 from fastgan.cli import run as tell
 from fastgan.errors import UserError
 from fastgan.evaluation import evaluate
-from fastgan.hub import from_pretrained, write_file
+from fastgan.files import write_file, write_json
+from fastgan.hub import from_pretrained
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("efficientnet-lite1", "efficientnet-lite2")  # neither of them teaches any recipe
@@ -61,8 +62,7 @@ def run_once(folder: Path, flags: list[str]) -> dict:
         "images_per_second": last["images"] / last["seconds"],
         "figures": {part.network: {name: getattr(part, name) for name in FIGURES} for part in found.results},
     }
-    text = json.dumps(values, indent=2) + "\n"
-    write_file(result, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(result, values)
     return values
 
 

@@ -25,7 +25,8 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     from fastgan.folding import folded
     from fastgan.hub import save_model
     from fastgan.models import Generator
-    from fastgan.sampling import at_a_time, sample, seeded_inputs, to_uint8
+    from fastgan.pixels import to_uint8
+    from fastgan.sampling import at_a_time, sample, seeded_inputs
 
     if unknown:
         raise SystemExit(f"unknown flags: {' '.join(unknown)}")
@@ -86,7 +87,8 @@ def onnx_work(generator, seeds: range, counted: Callable[[], None], first: float
     import onnxruntime
 
     from fastgan.export import export_onnx, feed_of
-    from fastgan.sampling import seeded_inputs, to_uint8
+    from fastgan.pixels import to_uint8
+    from fastgan.sampling import seeded_inputs
 
     gates = len(generator.config.gates)
     settings = onnxruntime.SessionOptions()

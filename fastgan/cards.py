@@ -18,24 +18,38 @@ from yaml import YAMLError
 
 import fastgan
 from fastgan import watch
-from fastgan.checkpoints import checkpoints_in
-from fastgan.config import ModelConfig, TrainConfig, read_json
+from fastgan.checkpoints import RunState, best_of_run, checkpoints_in, read_state
+from fastgan.config import LOCAL, ModelConfig, TrainConfig
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, weights_hash, write_file
-from fastgan.models import Generator
+from fastgan.files import (
+    BEST,
+    CARD_FILE,
+    CHECKPOINTS,
+    CONFIG_FILE,
+    IMPORT_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    SAMPLES_FILE,
+    SETTINGS_FILE,
+    WEIGHTS_FILE,
+    as_json,
+    read_json,
+    write_file,
+    write_json,
+    write_text,
+)
+from fastgan.hub import weights_hash
+from fastgan.models import parameters_of
 
-CARD_FILE = "README.md"
-RUN_FILE = "run.json"  # facts that a run notes down about itself, for its card
-SAMPLES, STYLE_MIX, WALK = "samples.png", "style_mix.png", "interpolation.mp4"
-NEAREST = "nearest.png"  # as `fastgan evaluate` draws it; it shows training pictures
+STYLE_MIX, WALK = "style_mix.png", "interpolation.mp4"
 SAMPLE_SEEDS, CONTENT_SEEDS, STYLE_SEEDS, WALK_SEEDS = range(16), range(4), range(4, 10), range(6)
 TAGS = ["fastgan", "gan", "few-shot-image-generation", "image-generation"]
 BEGIN = "<!-- fastgan:begin. From here to fastgan:end each push writes anew; what stands above and below is kept. -->"
 END = "<!-- fastgan:end -->"
 SECTION = re.compile(r"<!-- fastgan:begin\b.*?<!-- fastgan:end -->", re.DOTALL)
-HERE = ("output_dir", "cache_dir", "push_to_hub", "hub_public", "hub_strategy")  # settings that say nothing elsewhere
 DATASET_KINDS = {"folder": "a folder", "zip": "a .zip", "parquet": "parquet files", "saved": "a saved dataset"}
-TRANSPARENCY = {1: "grey", 3: "RGB", 4: "RGBA with real transparency"}
+KINDS_OF_PICTURE = {1: "grey", 3: "RGB", 4: "RGBA with real transparency"}
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "hub_cards"),
@@ -89,16 +103,15 @@ def write_run_facts(
         "base": dict(base) if base else None,
         "fingerprint": fingerprint,
     }
-    text = json.dumps(facts, indent=2) + "\n"
-    write_file(folder / RUN_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / RUN_FILE, facts)
 
 
 def public_settings(folder: Path) -> dict[str, Any] | None:
     """The settings of a run as others may see them: no path of this machine, nothing about where it ran."""
-    if not (folder / "train_config.json").is_file():
+    if not (folder / SETTINGS_FILE).is_file():
         return None
-    saved, facts = read_json(folder / "train_config.json"), run_facts(folder)
-    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in HERE]
+    saved, facts = read_json(folder / SETTINGS_FILE), run_facts(folder)
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in LOCAL]
     settings = {name: saved[name] for name in names if name in saved}  # those of an older version too
     source = facts.get("dataset")
     if not source or source["kind"] != "hub":
@@ -112,7 +125,7 @@ def public_settings(folder: Path) -> dict[str, Any] | None:
 def public_log(folder: Path) -> str:
     """A run's log.jsonl with its numbers alone; empty when there is none."""
     lines = [
-        {k: v for k, v in line.items() if isinstance(v, int | float)} for line in watch.read_log(folder / "log.jsonl")
+        {k: v for k, v in line.items() if isinstance(v, int | float)} for line in watch.read_log(folder / LOG_FILE)
     ]
     return "".join(json.dumps(line) + "\n" for line in lines)
 
@@ -121,7 +134,7 @@ def public_metrics(path: Path) -> str:
     """An evaluation's metrics.json, with the dataset named as strangers may see it."""
     found = read_json(path)
     found["dataset"]["dataset"] = _shown_name(found["dataset"]["dataset"])
-    return json.dumps(found, indent=2) + "\n"
+    return as_json(found)
 
 
 def run_facts(folder: Path) -> dict[str, Any]:
@@ -164,19 +177,17 @@ def render_model_card(
     config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
     facts, settings = run_facts(folder), public_settings(folder)
     source, base = facts.get("dataset"), facts.get("base") or {}
-    imported = read_json(folder / "import.json") if (folder / "import.json").is_file() else None
+    imported = read_json(folder / IMPORT_FILE) if (folder / IMPORT_FILE).is_file() else None
     results = _measured(folder, source, best)
     title = (repo or folder.resolve().name).rpartition("/")[2]
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in Generator(config).parameters())
     section = _templates.get_template("model.md").render(
         repo=repo or f"user/{title}",
         width=config.width,
         height=config.height,
-        kind_of_picture=TRANSPARENCY[config.channels],
-        parameters=f"{count / 1e6:.1f} million" if count > 1e6 else f"{count:,}",
+        kind_of_picture=KINDS_OF_PICTURE[config.channels],
+        parameters=parameters_of(config),
         gates=config.gates,
-        files=[name for name in (SAMPLES, STYLE_MIX, WALK) if (folder / name).is_file()],
+        files=[name for name in (SAMPLES_FILE, STYLE_MIX, WALK) if (folder / name).is_file()],
         networks=networks,
         nearest=nearest,
         content_seeds=_span(CONTENT_SEEDS),
@@ -201,7 +212,7 @@ def render_model_card(
         tags=TAGS,
         datasets=[source["dataset"]] if source and source["kind"] == "hub" else None,
         base_model=base["model"] if base.get("revision") else None,
-        thumbnail=hf_hub_url(repo, SAMPLES) if repo else None,
+        thumbnail=hf_hub_url(repo, SAMPLES_FILE) if repo else None,
         model_name=title,
         eval_results=[_eval_result(result) for result in results] or None,
     )
@@ -266,13 +277,13 @@ def _eval_result(result: Measured) -> EvalResult:
 
 def _measured(folder: Path, source: Mapping[str, Any] | None, best: bool) -> list[Measured]:
     """Figures about the weights at hand: what `fastgan evaluate` found of them, or else what the run did."""
-    weights = folder / "best" if best else folder
-    found = read_json(weights / "metrics.json") if (weights / "metrics.json").is_file() else {}
+    weights = folder / BEST if best else folder
+    found = read_json(weights / METRICS_FILE) if (weights / METRICS_FILE).is_file() else {}
     if found.get("weights_sha256") and found["weights_sha256"] == weights_hash(weights):
         return [measured for result in found["results"] for measured in _figures(result, found)]
-    state = _state(folder) or {}
-    images = state.get("best_images") if best else state.get("images")
-    lines = [line for line in watch.evaluations(watch.read_log(folder / "log.jsonl")) if line["images"] == images]
+    state = best_of_run(folder) if best else _state(folder)
+    images = state.images if state else None
+    lines = [line for line in watch.evaluations(watch.read_log(folder / LOG_FILE)) if line["images"] == images]
     if not lines or not source:
         return []
     return _figures(lines[-1], {"seeds": f"0-{lines[-1]['fake_images'] - 1}", "psi": 1, "dataset": source})
@@ -304,9 +315,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _state(folder: Path) -> dict[str, Any] | None:
-    checkpoints = checkpoints_in(folder / "checkpoints")
-    return read_json(checkpoints[-1] / "state.json")["state"] if checkpoints else None
+def _state(folder: Path) -> RunState | None:
+    checkpoints = checkpoints_in(folder / CHECKPOINTS)
+    return read_state(checkpoints[-1])[0] if checkpoints else None
 
 
 def _training(folder: Path, best: bool) -> dict[str, Any] | None:
@@ -314,10 +325,10 @@ def _training(folder: Path, best: bool) -> dict[str, Any] | None:
     state = _state(folder)
     if state is None:
         return None
-    images, steps, seconds = state["images"], state["steps"], state["seconds"]
-    if best and state["best_images"]:
-        share = state["best_images"] / images
-        images, steps, seconds = state["best_images"], round(steps * share), seconds * share
+    images, steps, seconds = state.images, state.steps, state.seconds
+    if best and (found := best_of_run(folder)) and images:
+        share = found.images / images
+        images, steps, seconds = found.images, round(steps * share), seconds * share
     return {"images": images, "steps": steps, "time": _duration(seconds)}
 
 
@@ -413,11 +424,11 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
     from fastgan.sampling import interpolate, mix_grid, sample, seeded_inputs, walk
     from fastgan.video import write_mp4
 
-    weights = folder / "best" if best else folder
+    weights = folder / BEST if best else folder
     generator = from_pretrained(weights)
-    _write_sheet(folder / SAMPLES, list(sample(generator, SAMPLE_SEEDS)), 4)
+    _write_sheet(folder / SAMPLES_FILE, list(sample(generator, SAMPLE_SEEDS)), 4)
     # What weights drew is given their own time; what is newer than all weights is somebody's own work.
-    all_weights = (folder / WEIGHTS_FILE, folder / "best" / WEIGHTS_FILE)
+    all_weights = (folder / WEIGHTS_FILE, folder / BEST / WEIGHTS_FILE)
     newest = max(path.stat().st_mtime_ns for path in all_weights if path.exists())
     time = (weights / WEIGHTS_FILE).stat().st_mtime_ns
 
@@ -472,5 +483,5 @@ def write_card(folder: Path, repo: str | None = None, license: str | None = None
     path = folder / CARD_FILE
     existing = path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else None
     card = render_model_card(folder, repo, existing, license)
-    write_file(path, lambda temporary: temporary.write_text(card, encoding="utf-8"))
+    write_text(path, card)
     return path

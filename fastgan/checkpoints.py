@@ -1,22 +1,24 @@
 """Checkpoints: all that resuming needs, in safetensors and JSON, written whole or not at all."""
 
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastgan.config import read_json
 from fastgan.errors import UserError
-from fastgan.hub import load_weights, save_tensors, write_file, write_folder
+from fastgan.files import BEST, read_json, write_folder, write_json
+from fastgan.hub import load_weights, save_model, save_tensors
+from fastgan.models import Generator
 
 PREFIX = "checkpoint-"
+STATE_FILE = "state.json"
+KID_FILE = "kid.json"  # of the model beside it
 
 
 @dataclass
@@ -26,8 +28,6 @@ class RunState:
     images: int = 0  # real pictures shown to D
     steps: int = 0  # optimizer steps
     seconds: float = 0.0  # spent training, all sessions together
-    best_kid: float | None = None
-    best_images: int | None = None
     level: int = 0  # shorter side of the pictures it trains at; 0, in older ones, is the full one
 
     @property
@@ -66,7 +66,7 @@ def save_checkpoint(
             save_tensors(_optimizer_tensors(optimizer), path / f"optimizer_{name}.safetensors")
         if memory:
             save_tensors(memory, path / "memory.safetensors")
-        write_state(path, state, scaler)
+        write_json(path / STATE_FILE, {"state": asdict(state), "scaler": scaler})
 
     path = folder / f"{PREFIX}{state.images:010d}"
     write_folder(path, write)
@@ -75,15 +75,9 @@ def save_checkpoint(
     return path
 
 
-def write_state(checkpoint: Path, state: RunState, scaler: dict[str, Any] | None) -> None:
-    """Write down in a checkpoint where the run stands; its networks and optimizers stay as they are."""
-    text = json.dumps({"state": asdict(state), "scaler": scaler}, indent=2)
-    write_file(checkpoint / "state.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-
 def checkpoints_in(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest first; what a killed run left half written is not among them."""
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file())
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / STATE_FILE).is_file())
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -117,11 +111,33 @@ def read_state(path: Path) -> tuple[RunState, dict[str, Any] | None]:
     Raises:
         UserError: the checkpoint is damaged.
     """
-    values = read_json(path / "state.json")
+    values = read_json(path / STATE_FILE)
     try:
-        return RunState(**values["state"]), values["scaler"]
+        names = [field.name for field in fields(RunState)]  # older ones held the best model's figures too
+        return RunState(**{name: values["state"][name] for name in names if name in values["state"]}), values["scaler"]
     except (KeyError, TypeError):
-        raise UserError(f"{path / 'state.json'}: not the state of a run; resume from an older checkpoint") from None
+        raise UserError(f"{path / STATE_FILE}: not the state of a run; resume from an older checkpoint") from None
+
+
+class Best(NamedTuple):
+    """How good the model in best/ is, and of when."""
+
+    kid: float
+    images: int  # real pictures shown to D by then
+
+
+def keep_best(run: Path, generator: Generator, best: Best) -> None:
+    """Write a generator into a run's best/, with its figures beside it."""
+    save_model(generator, run / BEST)
+    write_json(run / BEST / KID_FILE, best._asdict())
+
+
+def best_of_run(run: Path) -> Best | None:
+    """What is known of the model in a run's best/; None where there is none."""
+    try:
+        return Best(**read_json(run / BEST / KID_FILE))
+    except (UserError, TypeError):
+        return None
 
 
 def _load_memory(path: Path) -> dict[str, Tensor]:

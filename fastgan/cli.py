@@ -4,42 +4,17 @@ import argparse
 import dataclasses
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastgan.commands import add_commands
-from fastgan.config import TrainConfig, choices_of, flag, kinds_of, read_json
+from fastgan.config import GROUPS, RESUMABLE, TrainConfig, choices_of, flag, kinds_of
 from fastgan.errors import UserError
+from fastgan.files import SETTINGS_FILE, quoted, read_json
 from fastgan.hub_commands import add_hub_commands
 from fastgan.launch import missing_processes, start_processes
-
-GROUPS = {
-    "data": "The pictures",
-    "recipe": "How it learns",
-    "start": "Where it starts",
-    "length": "How long (the first limit reached ends the run)",
-    "run": "The run",
-    "hub": "The Hub",
-}
-MAY_CHANGE = {  # on resuming: all that says how long, how often and where to, not what is learned
-    "duration_kimg",
-    "max_steps",
-    "max_minutes",
-    "log_every",
-    "sample_every",
-    "eval_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "eval_images",
-    "report_to",
-    "cache_dir",
-    "push_to_hub",
-    "hub_public",
-    "hub_strategy",
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -121,12 +96,12 @@ def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
         if "output_dir" in flags:
             raise UserError(f"--resume {resume}: goes on in that folder; leave out --output-dir")
         try:
-            saved = read_json(Path(resume) / "train_config.json")
+            saved = read_json(Path(resume) / SETTINGS_FILE)
         except UserError as error:
             raise UserError(f"--resume {resume}: no run folder ({error})") from None
-        config = TrainConfig.from_dict(saved, f"{resume}/train_config.json")
+        config = TrainConfig.from_dict(saved, f"{resume}/{SETTINGS_FILE}")
         given = dataclasses.replace(config, **flags)  # which knows a dataset on this disk by its whole path
-        changed = [name for name in flags if getattr(given, name) != getattr(config, name) and name not in MAY_CHANGE]
+        changed = [name for name in flags if getattr(given, name) != getattr(config, name) and name not in RESUMABLE]
         if changed:
             raise UserError(
                 f"--resume {resume}: that run has {', '.join(f'{flag(n)} {getattr(config, n)}' for n in changed)}; "
@@ -180,5 +155,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(arguments)
-    options.typed = shlex.join(["fastgan", *arguments])
+    options.typed = " ".join(map(quoted, ["fastgan", *arguments]))
     return run(lambda: options.run(options))

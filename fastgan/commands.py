@@ -2,18 +2,21 @@
 
 import argparse
 import errno
+import math
 import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from fastgan.errors import NO_FOLDER, UserError
+from fastgan.files import quoted
 
 GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 PRECISION = "bf16 or fp16: quicker, a shade off in places; auto: what is quicker here [fp32]"
 MOST_MIXES = 2500  # pictures of one mixing grid
 MOST_FRAMES = 100_000  # of one film: an hour
+MOST_STEPS = 100_000  # of gradient descent
 MOST_STARTS = 10_000  # seeds that a search begins with
 GRID_BYTES = 2**30  # of the pictures of one grid
 EVALUATE = """\
@@ -31,11 +34,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     draw = commands.add_parser("sample", help="pictures for seeds, as a grid or as files")
     add_model(draw)
     add_precision(draw)
-    draw.add_argument("--seeds", default="0-15", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]")
-    draw.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
-    draw.add_argument("--grid", type=Path, metavar="FILE.png", help="one picture with all of them")
+    draw.add_argument(
+        "--seeds", default="0-15", metavar="SEEDS", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]"
+    )
+    add_psi(draw)
+    draw.add_argument("--grid", type=Path, metavar="FILE.png", help="all pictures on one sheet")
     draw.add_argument("--out", type=Path, metavar="FOLDER", help="one PNG per seed")
-    draw.add_argument("--columns", type=int, help="of the grid; as square as it gets when not given")
+    draw.add_argument("--columns", type=int, metavar="N", help="of the sheet; as square as it gets when not given")
     draw.set_defaults(run=sample_command)
 
     app = commands.add_parser("app", help="the page in a browser")
@@ -43,8 +48,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     app.add_argument("--models", default="", metavar="A,B", help="more models that the page offers")
     app.add_argument("--allow-local", action="store_true", help="folders may be typed too: only on your own machine")
     app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
-    app.add_argument("--port", type=int, help="[the first free one from 7860]")
-    app.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reachable from other machines [127.0.0.1]")
+    app.add_argument("--port", type=int, metavar="N", help="[the first free one from 7860]")
+    app.add_argument(
+        "--host", default="127.0.0.1", metavar="HOST", help="0.0.0.0 to be reachable from other machines [127.0.0.1]"
+    )
     app.set_defaults(run=app_command)
 
     bring = commands.add_parser("import", help="an original FastGAN checkpoint as a model folder")
@@ -56,35 +63,41 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="measure batch-norm statistics afresh: helps when colours look shifted",
     )
-    bring.add_argument("--license", help="of the source [what its card on the Hub says]")
-    bring.add_argument("--revision", help="branch, tag or commit on the Hub")
+    bring.add_argument("--license", metavar="NAME", help="of the source [what its card on the Hub says]")
+    bring.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
     bring.set_defaults(run=import_command)
 
     film = commands.add_parser("interpolate", help="a film that walks from seed to seed: MP4, GIF or WebP")
     add_model(film)
     add_precision(film)
-    film.add_argument("--seeds", default="0-3", help="where the walk passes, in this order, like 3,7,1 [0-3]")
+    film.add_argument(
+        "--seeds", default="0-3", metavar="SEEDS", help="where the walk passes, in this order, like 3,7,1 [0-3]"
+    )
     film.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .mp4, .gif or .webp")
-    film.add_argument("--frames", type=int, default=60, help="from one seed to the next [60]")
-    film.add_argument("--fps", type=float, default=30, help="frames per second [30]")
+    film.add_argument("--frames", type=int, default=60, metavar="N", help="from one seed to the next [60]")
+    film.add_argument("--fps", type=float, default=30, metavar="X", help="frames per second [30]")
     film.add_argument("--loop", action="store_true", help="back to the first seed, without a seam")
     film.add_argument("--even", action="store_true", help="the same speed all along [slow near each seed]")
     film.add_argument("--straight", action="store_true", help="in a straight line [along the great circle]")
     film.add_argument("--hold-style", type=int, metavar="SEED", help="gates stay those of this seed all along")
-    film.add_argument("--strength", type=float, default=1.0, help="of the held style, 0 to 1 [1.0]")
-    film.add_argument("--gates", help=GATES)
-    film.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
+    film.add_argument("--strength", type=float, default=1.0, metavar="X", help="of the held style, 0 to 1 [1.0]")
+    film.add_argument("--gates", metavar="LEVELS", help=GATES)
+    add_psi(film)
     film.set_defaults(run=interpolate_command)
 
     mixed = commands.add_parser("mix", help="a grid of every content with every style")
     add_model(mixed)
     add_precision(mixed)
-    mixed.add_argument("--content", default="0-3", help="seeds, one per row: the main path [0-3]")
-    mixed.add_argument("--style", default="4-9", help="seeds, one per column: what drives the gates [4-9]")
-    mixed.add_argument("--out", type=Path, required=True, metavar="FILE.png")
-    mixed.add_argument("--strength", type=float, default=1.0, help="0 keeps the content, 1 takes the style [1.0]")
-    mixed.add_argument("--gates", help=GATES)
-    mixed.add_argument("--psi", type=float, default=1.0, help="truncation: 1 is off, lower is less varied [1.0]")
+    mixed.add_argument("--content", default="0-3", metavar="SEEDS", help="seeds, one per row: the main path [0-3]")
+    mixed.add_argument(
+        "--style", default="4-9", metavar="SEEDS", help="seeds, one per column: what drives the gates [4-9]"
+    )
+    mixed.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where to write the grid")
+    mixed.add_argument(
+        "--strength", type=float, default=1.0, metavar="X", help="0 keeps the content, 1 takes the style [1.0]"
+    )
+    mixed.add_argument("--gates", metavar="LEVELS", help=GATES)
+    add_psi(mixed)
     mixed.set_defaults(run=mix_command)
 
     measure = commands.add_parser("evaluate", help="how near drawn pictures come to real ones", epilog=EVALUATE)
@@ -100,28 +113,38 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     count = measure.add_mutually_exclusive_group()
     count.add_argument("--images", type=int, metavar="N", help="draw seeds 0 to N-1 [as many as there are real ones]")
-    count.add_argument("--seeds", help="draw these, like 0-203")
-    measure.add_argument("--psi", type=float, default=1.0, help="truncation [1.0]")
+    count.add_argument("--seeds", metavar="SEEDS", help="draw these, like 0-203")
+    add_psi(measure)
     measure.add_argument("--out", type=Path, metavar="FOLDER", help="where files go [the model folder]")
     for name, text in (
         ("split", "of the dataset"),
-        ("fit", "crop, pad or stretch: how a picture of another shape becomes this one"),
         ("background", "colour behind transparent or padded pictures"),
         ("image-column", "column with the pictures"),
         ("dataset-config", "configuration of a Hub dataset"),
         ("dataset-revision", "branch, tag or commit of a Hub dataset"),
         ("cache-dir", "where prepared pictures and their features are kept"),
     ):
-        measure.add_argument(f"--{name}", help=f"{text} [as in training]" if name != "cache-dir" else text)
+        measure.add_argument(
+            f"--{name}", metavar="TEXT", help=f"{text} [as in training]" if name != "cache-dir" else text
+        )
+    measure.add_argument(
+        "--fit",
+        choices=("crop", "pad", "stretch"),
+        help="how a picture of another shape becomes this one [as in training]",
+    )
     measure.set_defaults(run=evaluate_command)
 
     find = commands.add_parser("project", help="the latent that draws a picture most nearly", epilog=PROJECT)
     add_model(find)
     find.add_argument("picture", type=Path, metavar="PICTURE", help="any picture file")
-    find.add_argument("--out", type=Path, default=Path("projected.png"), metavar="FILE.png", help="[projected.png]")
+    find.add_argument(
+        "--out", type=Path, default=Path("projected.png"), metavar="FILE.png", help="where to write it [projected.png]"
+    )
     find.add_argument("--starts", type=int, default=48, metavar="N", help="seeds to look at first [48]")
     find.add_argument("--steps", type=int, default=120, metavar="N", help="of gradient descent [120]")
-    find.add_argument("--fit-noise", action="store_true", help="search the noise too, kept white; no code holds it")
+    find.add_argument(
+        "--fit-noise", action="store_true", help="search for the noise maps too; the printed code does not hold them"
+    )
     find.set_defaults(run=project_command)
 
     exported = commands.add_parser("export", help="the generator as ONNX, for programs without PyTorch")
@@ -140,7 +163,8 @@ def evaluate_command(options: argparse.Namespace) -> None:
     from fastgan import evaluation
     from fastgan.config import TrainConfig
     from fastgan.data import load_pictures
-    from fastgan.hub import CONFIG_FILE, MAX_CONFIG, fetch
+    from fastgan.files import CONFIG_FILE, FEATURES_FILE, METRICS_FILE, NEAREST_FILE
+    from fastgan.hub import MAX_CONFIG, fetch
 
     local = os.path.isdir(options.model)
     if not local:
@@ -148,11 +172,11 @@ def evaluate_command(options: argparse.Namespace) -> None:
         fetch(options.model, CONFIG_FILE, MAX_CONFIG, options.revision, NO_FOLDER)
     trained = evaluation.training_settings(options.model, options.revision)
     dataset = options.dataset or (trained.dataset if trained else None)
-    if not dataset:
-        raise UserError(f"evaluate {options.model}: which pictures is it to be compared with? Give --dataset")
+    if not dataset or (not options.dataset and not local and os.path.isabs(dataset)):  # of another machine
+        raise UserError(f"evaluate {options.model}: which pictures should it be compared with? Give --dataset")
     if options.images is not None and options.images < 6:
         raise UserError(f"--images: expected at least 6, got {options.images}")
-    psi = _psi(options.psi)
+    psi = options.psi
     networks = [name.strip() for part in options.network or [evaluation.DEFAULT_NETWORK] for name in part.split(",")]
     # Pictures are prepared as they were for training; of another dataset, only the shape is known.
     typed = TrainConfig(dataset=dataset)
@@ -168,7 +192,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
         split=options.split or same.split,
         image_column=options.image_column or same.image_column,
         revision=options.dataset_revision or same.revision,
-        fit=_one_of("--fit", options.fit, ("crop", "pad", "stretch")) or (trained or same).fit,
+        fit=options.fit or (trained or same).fit,
         background=options.background or (trained or same).background,
         cache_dir=Path(cache) if cache else None,
     )
@@ -186,7 +210,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     )
     print(evaluation.table(found, _name(options.model)))
     if folder is not None:
-        files = (evaluation.METRICS_FILE, evaluation.SHEET_FILE, str(evaluation.FEATURES_FILE))
+        files = (METRICS_FILE, NEAREST_FILE, FEATURES_FILE)
         print(f"Wrote {', '.join(files)} into {folder}")
 
 
@@ -208,7 +232,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
     if options.hold_style is None and (options.gates or options.strength != 1):
         raise UserError("--gates and --strength say how a style is held; give --hold-style SEED too")
     steps = sampling.walk(len(seeds), options.frames, not options.even, options.loop)
-    psi = _psi(options.psi)
+    psi = options.psi
     generator = load(options)
     strength = _strengths(options.gates, options.strength, generator.config.gates)
     z, noise = sampling.seeded_inputs(generator, seeds)
@@ -226,7 +250,7 @@ def mix_command(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fastgan import sampling
-    from fastgan.hub import write_file
+    from fastgan.files import write_file
 
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out {options.out}: expected a name that ends in .png")
@@ -234,7 +258,7 @@ def mix_command(options: argparse.Namespace) -> None:
     styles = sampling.parse_seeds(options.style, "--style")
     if len(contents) * len(styles) > MOST_MIXES:
         raise UserError(f"mix: {len(contents)} contents × {len(styles)} styles are more than {MOST_MIXES:,} pictures")
-    psi = _psi(options.psi)
+    psi = options.psi
     generator = load(options)
     if not generator.config.gates:
         raise UserError(f"mix: {_name(options.model)} has no gates to mix through; models of 64 pixels and more have")
@@ -258,7 +282,7 @@ def mix_command(options: argparse.Namespace) -> None:
 def export_command(options: argparse.Namespace) -> None:
     """`fastgan export`: write model.onnx and model_fp16.onnx, checked against PyTorch's pictures."""
     from fastgan.export import export_onnx
-    from fastgan.hub import make_folder
+    from fastgan.files import make_folder
 
     folder = options.out or (Path(options.model) if os.path.isdir(options.model) else None)
     if folder is None:
@@ -284,9 +308,20 @@ def _name(model: str) -> str:
     return Path(model).resolve().name if os.path.isdir(model) else model
 
 
-def _psi(psi: float) -> float:
+def add_psi(parser: argparse.ArgumentParser) -> None:
+    """The flag for truncation."""
+    parser.add_argument(
+        "--psi", type=_psi, default=1.0, metavar="X", help="truncation: 1 is off, less is less varied [1]"
+    )
+
+
+def _psi(text: str) -> float:
+    try:
+        psi = float(text)
+    except ValueError:
+        psi = math.nan
     if not 0 <= psi <= 2:
-        raise UserError(f"--psi: expected a number from 0 to 2, got {psi:g}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 2, got {text}")
     return psi
 
 
@@ -312,17 +347,12 @@ def _strengths(gates: str | None, strength: float, levels: Sequence[int]) -> dic
     return found
 
 
-def _one_of(flag: str, value: str | None, choices: tuple[str, ...]) -> str | None:
-    if value is not None and value not in choices:
-        raise UserError(f"{flag}: expected one of {', '.join(choices)}, got {value!r}")
-    return value
-
-
 def project_command(options: argparse.Namespace) -> None:
     """`fastgan project`: search for a picture, and write what came nearest with what it takes to draw it again."""
     from tqdm import tqdm
 
-    from fastgan.hub import save_tensors, write_file
+    from fastgan.files import write_file
+    from fastgan.hub import save_tensors
     from fastgan.projection import encode_latent, open_picture, project
     from fastgan.sampling import png_info, to_pil
 
@@ -331,7 +361,7 @@ def project_command(options: argparse.Namespace) -> None:
     if not options.picture.is_file():
         what = "a folder; name one picture in it" if options.picture.is_dir() else "no such file"
         raise UserError(f"{options.picture}: {what}")
-    for flag, value, most in (("--starts", options.starts, MOST_STARTS), ("--steps", options.steps, MOST_FRAMES)):
+    for flag, value, most in (("--starts", options.starts, MOST_STARTS), ("--steps", options.steps, MOST_STEPS)):
         if not 1 <= value <= most:
             raise UserError(f"{flag}: expected a number from 1 to {most:,}, got {value}")
     picture = open_picture(options.picture, str(options.picture))
@@ -373,8 +403,8 @@ def project_command(options: argparse.Namespace) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add what says which model, and where it runs."""
     parser.add_argument("model", help="Hub id like user/fastgan-anime, or a run folder")
-    parser.add_argument("--revision", help="branch, tag or commit of a Hub model")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub model")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or mps [cpu]")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -404,7 +434,7 @@ def sample_command(options: argparse.Namespace) -> None:
     """`fastgan sample`: write a grid, or one PNG per seed with what it takes to draw it again."""
     from tqdm import tqdm
 
-    from fastgan.hub import make_folder, write_file
+    from fastgan.files import make_folder, write_file
     from fastgan.sampling import grid, parse_seeds, png_info, sample, to_pil
 
     if not options.grid and not options.out:
@@ -414,7 +444,7 @@ def sample_command(options: argparse.Namespace) -> None:
     if options.grid and options.grid.suffix.lower() != ".png":
         raise UserError(f"--grid {options.grid}: expected a name that ends in .png")
     seeds = parse_seeds(options.seeds, "--seeds")
-    psi = _psi(options.psi)
+    psi = options.psi
     generator = load(options)
     config = generator.config
     if options.grid and len(seeds) * config.channels * config.height * config.width > GRID_BYTES:
@@ -511,4 +541,4 @@ def import_command(options: argparse.Namespace) -> None:
     print(f"Wrote {options.out}: {', '.join(done.files)}")
     for remark in done.remarks:
         print(remark)
-    print(f"Next: fastgan sample {options.out} --grid samples.png")
+    print(f"Next: fastgan sample {quoted(options.out)} --grid samples.png")

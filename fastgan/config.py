@@ -2,19 +2,18 @@
 
 import dataclasses
 import glob
-import json
 import os
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from fastgan.errors import UserError
 
 FORMAT_VERSION = 1  # of config.json beside the weights
 MAX_ASPECT = 4  # longest side over shortest
+GATE_LEVELS = (64, 128, 256, 512)  # where skip-layer excitation acts; the map that drives it is 16 times smaller
 UNIONS = (types.UnionType, typing.Union)
 
 
@@ -88,7 +87,7 @@ class ModelConfig:
     @property
     def gates(self) -> list[int]:
         """The levels at which skip-layer excitation acts; none below 64 pixels."""
-        return [level for level in (64, 128, 256, 512) if level <= self.level]
+        return [level for level in GATE_LEVELS if level <= self.level]
 
     @property
     def small_level(self) -> int:
@@ -131,17 +130,38 @@ class ModelConfig:
         return cls(**fields)
 
 
-def setting(default: Any, group: str, help: str, **extra: Any) -> Any:
-    """A field of TrainConfig with what its flag needs: the group it is listed in and one line of help."""
-    return field(default=default, metadata={"group": group, "help": help, **extra})
+GROUPS = {  # of settings, as --help and a run's report list them
+    "data": "The pictures",
+    "recipe": "How it learns",
+    "start": "Where it starts",
+    "length": "How long (the first limit reached ends the run)",
+    "run": "The run",
+    "hub": "The Hub",
+}
 
 
-def preset(projected: Any, paper: Any, help: str) -> Any:
-    """A field of TrainConfig whose default is the recipe's; None stands for it until the config is made."""
-    return field(default=None, metadata={"group": "recipe", "help": help, "projected": projected, "paper": paper})
+def setting(default: Any, group: str, help: str, **more: Any) -> Any:
+    """A field of TrainConfig and all that is to be known of it.
+
+    Args:
+        default: its value when it is not given.
+        group: key of `GROUPS`.
+        help: one line.
+        more: choices; metavar; within, its least and its largest value; interval, whether it is one like "10min";
+            resumable, whether a resumed run may have another value, as it changes nothing that is learned; local,
+            whether it means nothing on another machine.
+    """
+    return field(default=default, metadata={"group": group, "help": help, **more})
 
 
-Every = str  # "10min", "5kimg" or "never"
+def preset(projected: Any, paper: Any, help: str, **more: Any) -> Any:
+    """A :func:`setting` whose default is the recipe's; None stands for it until the config is made."""
+    return setting(None, "recipe", help, projected=projected, paper=paper, **more)
+
+
+def interval(default: str, help: str) -> Any:
+    """A :func:`setting` that says how often something is done."""
+    return setting(default, "run", help, metavar="10min|5kimg|never", interval=True, resumable=True)
 
 
 def is_here(source: str) -> bool:
@@ -154,7 +174,7 @@ def is_pattern(source: str) -> bool:
     return glob.has_magic(source) and not is_here(source)
 
 
-def parse_every(text: Every) -> tuple[float, str]:
+def parse_every(text: str) -> tuple[float, str]:
     """Number and unit of an interval such as "10min" or "5kimg"; "never" is (inf, "kimg")."""
     if text == "never":
         return float("inf"), "kimg"
@@ -180,21 +200,21 @@ class TrainConfig:
     dataset_config: str | None = setting(None, "data", "configuration of a Hub dataset")
     split: str = setting("train", "data", "split to train on")
     revision: str | None = setting(None, "data", "branch, tag or commit of a Hub dataset")
-    image_column: str | None = setting(None, "data", "column with the pictures; found by itself when there is one")
+    image_column: str | None = setting(None, "data", "column with the pictures; detected if there is only one")
     size: str = setting("256", "data", "pixels: a power of two from 32 to 2048, or WIDTHxHEIGHT like 256x384")
     channels: int = setting(3, "data", "1 grey, 3 RGB, 4 RGBA with real transparency", choices=(1, 3, 4))
     fit: Literal["crop", "pad", "stretch"] = setting("crop", "data", "how a picture of another shape becomes this one")
     background: str = setting("white", "data", "colour behind transparent or padded pictures")
     flip: bool = setting(True, "data", "mirror half of the pictures; --no-flip for text and logos")
     streaming: bool = setting(False, "data", "read while training, for sets that do not fit on this disk")
-    cache_dir: str | None = setting(None, "data", "where prepared pictures are kept")
+    cache_dir: str | None = setting(None, "data", "where prepared pictures are kept", resumable=True, local=True)
 
     recipe: Literal["projected", "paper"] = setting(
         "projected", "recipe", "preset of the settings below: projected learns quickest, paper is FastGAN as published"
     )
     ngf: int = preset(32, 64, "generator width")
-    ndf: int = setting(64, "recipe", "discriminator width; paper only")
-    z_dim: int = preset(32, 256, "length of the latent; a short one is sooner learnt")
+    ndf: int = setting(64, "recipe", "discriminator width; paper only", within=(1, 512))
+    z_dim: int = preset(32, 256, "length of the latent; a short one is learned sooner")
     constant: bool = preset(True, False, "a learned map beside the latent, for what all pictures share")
     edge: Literal["zeros", "replicate"] = preset(
         "replicate", "zeros", "what the last convolution sees outside of its map; zeros draw a frame"
@@ -202,63 +222,101 @@ class TrainConfig:
     output_activation: Literal["none", "tanh", "published"] = preset(
         "tanh", "published", "after the last convolution; tanh lets white be white; published has it from 1024 px on"
     )
-    batch_size: int = setting(8, "recipe", "pictures per optimizer step, over all processes and accumulated parts")
-    accumulate: int = setting(1, "recipe", "parts a batch is split into to save memory; batch norm sees one part")
-    learning_rate: float = preset(4e-4, 2e-4, "of Adam, for a network that has none of its own")
-    g_learning_rate: float | None = setting(None, "recipe", "of the generator's own")
-    d_learning_rate: float | None = preset(2e-4, None, "of the discriminator's own")
-    beta1: float = preset(0.0, 0.5, "of Adam")
-    beta2: float = preset(0.99, 0.999, "of Adam")
+    batch_size: int = setting(
+        8, "recipe", "pictures per optimizer step, over all processes and accumulated parts", within=(2, 65536)
+    )
+    accumulate: int = setting(
+        1, "recipe", "parts a batch is split into to save memory; batch norm sees one part", within=(1, 4096)
+    )
+    learning_rate: float = preset(
+        4e-4, 2e-4, "Adam's learning rate, for networks without one of their own", within=(1e-12, 1.0)
+    )
+    g_learning_rate: float | None = setting(None, "recipe", "the generator's learning rate", within=(1e-12, 1.0))
+    d_learning_rate: float | None = preset(2e-4, None, "the discriminator's learning rate", within=(1e-12, 1.0))
+    beta1: float = preset(0.0, 0.5, "Adam's beta1", within=(0.0, 0.9999))
+    beta2: float = preset(0.99, 0.999, "Adam's beta2", within=(0.0, 0.999999))
     augment: str = preset(
         "translation", "color,translation", "DiffAugment: any of color, translation, cutout; or none"
     )
-    cutout: float = preset(0.2, 0.5, "side of the cut-out square, as a share of the picture's")
+    cutout: float = preset(0.2, 0.5, "side of the cut-out square, as a share of the picture's", within=(0.0, 1.0))
     energy_weight: float = setting(
-        16.0, "recipe", "of the energy distance beside what the discriminator says; 0 is off; projected only"
+        16.0,
+        "recipe",
+        "weight of the energy distance beside the adversarial loss; 0 is off; projected only",
+        within=(0, 10_000),
     )
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
         "efficientnet-lite0", "recipe", "compares reconstructions; lpips-vgg is fetched when first used; paper only"
     )
     reconstruction_weight: float = setting(
-        8.0, "recipe", "of the reconstruction loss beside the hinge loss; 0 is off; paper only"
+        8.0,
+        "recipe",
+        "weight of the reconstruction loss beside the hinge loss; 0 is off; paper only",
+        within=(0, 10_000),
     )
     grow_from: int = preset(
         128,
         0,
         "pixels of the first pictures, which double up to --size; the last third of a run is full size; 0 is off",
     )
-    ema_half_life_kimg: float = preset(1.0, 5.5, "of the averaged generator; 5.5 is 0.999 a step at batch 8")
-    ema_warmup: float = preset(0.05, 0.0, "the half-life is at most this share of the pictures seen; 0 is off")
+    ema_half_life_kimg: float = preset(
+        1.0, 5.5, "half-life of the averaged generator; 5.5 is 0.999 a step at batch 8", within=(1e-6, 10**6)
+    )
+    ema_warmup: float = preset(
+        0.05, 0.0, "the half-life is at most this share of the pictures seen; 0 is off", within=(0.0, 1.0)
+    )
 
     init_from: str | None = setting(
         None, "start", "model to start from, size and widths included", metavar="USER/MODEL[@REV]|RUN"
     )
-    freeze_d: int = setting(0, "start", "blocks of the discriminator, from the picture inward, that stay as they are")
+    freeze_d: int = setting(
+        0, "start", "blocks of the discriminator, from the picture inward, that stay as they are", within=(0, 1000)
+    )
 
-    duration_kimg: float = setting(400.0, "length", "thousands of real pictures shown to D; 400 is 50,000 paper steps")
-    max_steps: int | None = setting(None, "length", "stop after this many optimizer steps")
-    max_minutes: float | None = setting(None, "length", "stop after this long, with everything saved")
+    duration_kimg: float = setting(
+        400.0,
+        "length",
+        "thousands of real pictures shown to D; 400 is 50,000 paper steps",
+        within=(1e-6, 10**9),
+        resumable=True,
+    )
+    max_steps: int | None = setting(
+        None, "length", "stop after this many optimizer steps", within=(1, 10**12), resumable=True
+    )
+    max_minutes: float | None = setting(
+        None, "length", "stop after this long, with everything saved", within=(0.001, 10**6), resumable=True
+    )
 
-    output_dir: str | None = setting(None, "run", "run folder; runs/<dataset> when not given")
-    seed: int = setting(0, "run", "of everything random")
+    output_dir: str | None = setting(None, "run", "run folder; runs/<dataset> when not given", local=True)
+    seed: int = setting(0, "run", "seed of everything random in the run", within=(0, 2**31 - 1))
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting(
         "auto", "run", "auto is accelerate's own setting, or else bf16 where this device is faster with it"
     )
     fast: bool = setting(True, "run", "the same arithmetic in forms that cost less; --no-fast for the plain ones")
-    log_every: Every = setting("0.1min", "run", "line in log.jsonl and in the progress", metavar="10min|5kimg|never")
-    sample_every: Every = setting("2min", "run", "sample grid", metavar="10min|5kimg|never")
-    eval_every: Every = setting("5min", "run", "KID, recall and coverage; keeps the best", metavar="10min|5kimg|never")
-    checkpoint_every: Every = setting("10min", "run", "checkpoint", metavar="10min|5kimg|never")
-    keep_checkpoints: int = setting(2, "run", "newest checkpoints kept, beside the best")
-    eval_images: int = setting(200, "run", "pictures drawn for each evaluation; 0 is off")
+    log_every: str = interval("0.1min", "how often log.jsonl gets a line and the progress is shown")
+    sample_every: str = interval("2min", "how often a grid of samples is drawn")
+    eval_every: str = interval("5min", "how often KID, recall and coverage are measured; keeps the best")
+    checkpoint_every: str = interval("10min", "how often a checkpoint is saved")
+    keep_checkpoints: int = setting(
+        2, "run", "how many of the newest checkpoints stay, besides the best model", within=(1, 10**6), resumable=True
+    )
+    eval_images: int = setting(
+        200, "run", "pictures drawn for each evaluation; 0 is off", within=(0, 100_000), resumable=True
+    )
     eval_network: Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "inception"] = setting(
         "efficientnet-lite1", "run", "whose features it looks through; one that teaches the model would flatter it"
     )
-    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = setting("none", "run", "tracker beside log.jsonl")
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = setting(
+        "none", "run", "a tracker besides log.jsonl", resumable=True
+    )
 
-    push_to_hub: str | None = setting(None, "hub", "repository for the model; made if need be", metavar="USER/NAME")
-    hub_public: bool = setting(False, "hub", "everyone may see it; only you otherwise")
-    hub_strategy: Literal["end", "every_save"] = setting("end", "hub", "push at the end, or at every checkpoint too")
+    push_to_hub: str | None = setting(
+        None, "hub", "repository for the model; created if missing", metavar="USER/NAME", resumable=True, local=True
+    )
+    hub_public: bool = setting(False, "hub", "make it public; private otherwise", resumable=True, local=True)
+    hub_strategy: Literal["end", "every_save"] = setting(
+        "end", "hub", "push at the end, or at every checkpoint too", resumable=True, local=True
+    )
 
     def __post_init__(self):
         if not self.dataset:
@@ -268,32 +326,11 @@ class TrainConfig:
         for f in dataclasses.fields(self):
             if getattr(self, f.name) is None and self.recipe in f.metadata:
                 object.__setattr__(self, f.name, f.metadata[self.recipe])
-        ranges = {
-            "ndf": (1, 512),
-            "batch_size": (2, 65536),
-            "accumulate": (1, 4096),
-            "learning_rate": (1e-12, 1.0),
-            "g_learning_rate": (1e-12, 1.0),
-            "d_learning_rate": (1e-12, 1.0),
-            "beta1": (0.0, 0.9999),
-            "beta2": (0.0, 0.999999),
-            "cutout": (0.0, 1.0),
-            "energy_weight": (0, 10_000),
-            "reconstruction_weight": (0, 10_000),
-            "ema_warmup": (0.0, 1.0),
-            "ema_half_life_kimg": (1e-6, 10**6),
-            "freeze_d": (0, 1000),
-            "duration_kimg": (1e-6, 10**9),
-            "max_steps": (1, 10**12),
-            "max_minutes": (0.001, 10**6),
-            "keep_checkpoints": (1, 10**6),
-            "eval_images": (0, 100_000),
-            "seed": (0, 2**31 - 1),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"{flag(name)}: expected a number from {low} to {high}, got {value}")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            low, high = f.metadata.get("within", (None, None))
+            if low is not None and value is not None and not low <= value <= high:
+                raise UserError(f"{flag(f.name)}: expected a number from {low} to {high}, got {value}")
         for f in dataclasses.fields(self):
             choices = f.metadata.get("choices") or choices_of(f.type)
             value = getattr(self, f.name)
@@ -301,11 +338,12 @@ class TrainConfig:
                 raise UserError(f"{flag(f.name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
         if 0 < self.eval_images < 6:
             raise UserError(f"--eval-images: expected at least 6, or 0 for off, got {self.eval_images}")
-        for name in ("log_every", "sample_every", "eval_every", "checkpoint_every"):
-            try:
-                parse_every(getattr(self, name))
-            except UserError as error:
-                raise UserError(f"{flag(name)}: {error}") from None
+        for f in dataclasses.fields(self):
+            if f.metadata.get("interval"):
+                try:
+                    parse_every(getattr(self, f.name))
+                except UserError as error:
+                    raise UserError(f"{flag(f.name)}: {error}") from None
         if unknown := set(self.augmentations) - {"color", "translation", "cutout"}:
             raise UserError(
                 f"--augment: expected color, translation, cutout or none, got {', '.join(sorted(unknown))}"
@@ -333,7 +371,16 @@ class TrainConfig:
         activation = self.output_activation
         if activation == "published":
             activation = "tanh" if min(height, width) >= 1024 else "none"
-        return ModelConfig(height, width, self.channels, self.z_dim, self.ngf, activation, self.constant, self.edge)
+        return ModelConfig(
+            height=height,
+            width=width,
+            channels=self.channels,
+            z_dim=self.z_dim,
+            ngf=self.ngf,
+            output_activation=activation,
+            constant=self.constant,
+            edge=self.edge,
+        )
 
     @property
     def levels(self) -> list[int]:
@@ -390,6 +437,10 @@ class TrainConfig:
         return cls(**values)
 
 
+LOCAL = frozenset(f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("local"))
+RESUMABLE = frozenset(f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("resumable"))
+
+
 def flag(name: str) -> str:
     """The command-line spelling of a setting."""
     return "--" + name.replace("_", "-")
@@ -408,19 +459,3 @@ def kinds_of(annotation: Any) -> tuple[type, ...]:
     if typing.get_origin(annotation) is Literal:
         return (str,)
     return (float, int) if annotation is float else (annotation,)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: there is no such file, or it is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None

@@ -4,7 +4,6 @@ They are read as tensors and nothing else: a pickle that needs code is refused, 
 """
 
 import hashlib
-import json
 import pickle
 import re
 import zipfile
@@ -20,7 +19,17 @@ from torch import Tensor, nn
 from fastgan.config import ModelConfig
 from fastgan.ema import reestimate_batch_norm
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, limit_silence, save_model, save_tensors, write_folder
+from fastgan.files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    DISCRIMINATOR_FILE,
+    IMPORT_FILE,
+    TRAINING,
+    WEIGHTS_FILE,
+    write_folder,
+    write_json,
+)
+from fastgan.hub import commit_of, fetch, save_model, save_tensors
 from fastgan.models import Discriminator, Generator
 
 # What a name in the original is called here: a pattern over its modules, and ours. The first that matches counts.
@@ -152,6 +161,7 @@ def _unknown_layout(where: str, missing: Sequence[str], unknown: Sequence[str]) 
 
 # ---------------------------------------------------------------------- files of other programs
 
+MAX_CARD = 1_000_000  # bytes
 MAX_DOWNLOAD = 8 * 2**30  # bytes; an original checkpoint at full width, with its optimizers, stays below 2 GiB
 
 # Wrappers that programs leave before every key, and the newer spelling of spectral norm.
@@ -371,7 +381,14 @@ def infer_config(state: Mapping[str, Tensor], where: str = "state dict") -> Mode
     level = max([int(match[1]) for key in state if (match := re.match(r"feat_(\d{1,4})\.", key))], default=256)
     activation = "tanh" if level >= 1024 else "none"  # as published
     try:
-        return ModelConfig(level, level, last.shape[0], first.shape[0], first.shape[1] // 32, activation)
+        return ModelConfig(
+            height=level,
+            width=level,
+            channels=last.shape[0],
+            z_dim=first.shape[0],
+            ngf=first.shape[1] // 32,
+            output_activation=activation,
+        )
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -443,11 +460,11 @@ def import_checkpoint(
     load_original(generator, state, GENERATOR_NAMES, name)
     if reestimate:
         reestimate_batch_norm(generator)
-    files, remarks, discriminator = [CONFIG_FILE, WEIGHTS_FILE, "import.json"], [], None
+    files, remarks, discriminator = [CONFIG_FILE, WEIGHTS_FILE, IMPORT_FILE], [], None
     if checkpoint.discriminator is not None:
         try:
             discriminator = _discriminator(config, checkpoint.discriminator, f"{name}: d")
-            files.append("training/discriminator.safetensors")
+            files.append(f"{TRAINING}/{DISCRIMINATOR_FILE}")
         except UserError as error:
             remarks.append(f"The discriminator was left out: {error}")
     with path.open("rb") as file:
@@ -464,9 +481,9 @@ def import_checkpoint(
     def write(folder: Path) -> None:
         save_model(generator, folder)
         if discriminator is not None:
-            (folder / "training").mkdir()
-            save_tensors(discriminator.state_dict(), folder / "training" / "discriminator.safetensors")
-        (folder / "import.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            (folder / TRAINING).mkdir()
+            save_tensors(discriminator.state_dict(), folder / TRAINING / DISCRIMINATOR_FILE)
+        write_json(folder / IMPORT_FILE, facts)
 
     write_folder(out, write)
     if not reestimate:
@@ -501,46 +518,25 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, dict[str, str]]:
     match = re.fullmatch(r"([\w.-]+/[\w.-]+):([^:]+)", source)
     if not match:
         raise UserError(f"{source}: no such file, nor a file on the Hub like user/repo:all_50000.pth")
-    from huggingface_hub import ModelCard, hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
     from yaml import YAMLError
 
     repo, file = match.groups()
-    limit_silence()
     try:
-        announced = hf_hub_download(repo, file, revision=revision, dry_run=True)
-        if (announced.file_size or 0) > MAX_DOWNLOAD:
-            raise UserError(
-                f"{source}: announces {announced.file_size:,} bytes, no FastGAN is that large; not fetched"
-            )
-        commit = announced.commit_hash
-        path = Path(hf_hub_download(repo, file, revision=commit))
-        try:
-            card = ModelCard.load(hf_hub_download(repo, "README.md", revision=commit)).data.to_dict()
-            stated = card.get("license") or "unknown"
-        except (EntryNotFoundError, ValueError, YAMLError):  # no card, or one without readable metadata
-            stated = "unknown"
+        validate_repo_id(repo)
     except HFValidationError:
         raise UserError(f"{source}: {repo} is no Hub id like user/repo") from None
-    except RepositoryNotFoundError:
-        raise UserError(f"{source}: no such model on the Hub, or it is private: log in with `hf auth login`") from None
-    except RevisionNotFoundError:
-        raise UserError(f"{source}: has no revision {revision}") from None
-    except LocalEntryNotFoundError:
-        raise UserError(f"{source}: not in the cache, and the Hub can't be reached; check the connection") from None
-    except EntryNotFoundError:
-        raise UserError(f"{source}: the model has no file {file}") from None
-    except HfHubHTTPError as error:
-        raise UserError(f"{source}: the Hub refused ({error.server_message or error})") from None
-    except (HTTPError, OSError) as error:
-        raise UserError(f"{source}: could not be fetched whole ({error}); try again") from None
+    path = fetch(repo, file, MAX_DOWNLOAD, revision)
+    if path is None:
+        raise UserError(f"{source}: the model has no file {file}")
+    commit = commit_of(path, file)
+    try:
+        card = fetch(repo, CARD_FILE, MAX_CARD, commit)
+        stated = ModelCard.load(card).data.to_dict().get("license") if card else None
+    except (ValueError, YAMLError):  # too large, or without readable metadata
+        stated = None
+    stated = stated or "unknown"
     license = ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
     return path, {"source": source, "revision": commit, "license": license}

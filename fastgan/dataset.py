@@ -127,13 +127,15 @@ def _shards(folder: Path, names: list[str], look: _Look) -> Iterator[list[dict[s
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     from datasets import Dataset, Features
     from datasets import Image as ImageFeature
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+    bars = is_progress_bar_enabled()
     disable_progress_bar()
     try:
         Dataset.from_dict({"image": rows}, features=Features({"image": ImageFeature()})).to_parquet(path)
     finally:
-        enable_progress_bar()
+        if bars:
+            enable_progress_bar()
 
 
 def _in_words(look: _Look) -> dict[str, str]:

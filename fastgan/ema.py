@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from fastgan.models import Generator
 
@@ -52,18 +52,10 @@ class EMA:
 @torch.no_grad()
 def reestimate_batch_norm(generator: Generator, images: int = 128, batch_size: int = 8) -> None:
     """Measure batch-norm statistics of `generator` over `images` seeded latents; it is left in eval mode."""
-    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
     device = next(generator.parameters()).device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over all batches
-        generator.train()
-        for _ in range(max(1, images // batch_size)):
-            generator(torch.randn(batch_size, generator.config.z_dim, device=device))
-        generator.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        shape = (batch_size, generator.config.z_dim)
+        update_bn((torch.randn(shape, device=device) for _ in range(max(1, images // batch_size))), generator)
+    generator.eval()

@@ -1,6 +1,5 @@
 """A model and a dataset to figures: what `fastgan evaluate` measures, writes and shows."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +12,26 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fastgan import __version__, data, metrics, sampling
-from fastgan.config import TrainConfig, read_json
+from fastgan.config import LOCAL, TrainConfig
 from fastgan.errors import UserError
 from fastgan.features import to_rgb
+from fastgan.files import (
+    FEATURES_FILE,
+    METRICS_FILE,
+    NEAREST_FILE,
+    SETTINGS_FILE,
+    SHARED_SETTINGS_FILE,
+    make_folder,
+    read_json,
+    write_file,
+    write_json,
+)
 from fastgan.growing import shrink
-from fastgan.hub import make_folder, weights_hash, write_file
+from fastgan.hub import MAX_CONFIG, fetch, weights_hash
 from fastgan.metrics import MetricNetwork, Metrics, Nearest
 from fastgan.models import Generator
+from fastgan.pixels import to_float, to_uint8
 
-METRICS_FILE = "metrics.json"
-SHEET_FILE = "nearest.png"
-FEATURES_FILE = Path("training", "features.safetensors")
-TRAIN_CONFIG_FILE = "train_config.json"
 DEFAULT_NETWORK = "efficientnet-lite2"  # it teaches no model, and is not the one that training keeps the best by
 MOST_REAL = 1024  # real pictures that training compares with, spread evenly over the set
 MOST_IMAGES = 10_000  # drawn when no number is given
@@ -138,8 +145,7 @@ def evaluate(
     size = (generator.config.height, generator.config.width)
     found = Evaluation(pictures.source, pictures.fingerprint, size, seeds, psi, results, alike, weights)
     if folder is not None:
-        text = json.dumps(found.to_dict(), indent=2) + "\n"
-        write_file(folder / METRICS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(folder / METRICS_FILE, found.to_dict())
         save_sheet(folder, generator, pictures.images, alike, psi)
     return found
 
@@ -198,7 +204,7 @@ class Evaluator:
         def batches() -> Iterator[Tensor]:
             for rows in self.rows.split(metrics.BATCH):
                 batch = self.pictures.images[rows]
-                yield sampling.to_uint8(shrink(batch.float() / 127.5 - 1, factor)) if factor > 1 else batch
+                yield to_uint8(shrink(to_float(batch), factor)) if factor > 1 else batch
 
         return _real(batches(), fingerprint, self.network, self.cache, self.device, mirror)
 
@@ -236,12 +242,12 @@ def save_sheet(folder: Path, generator: Generator, training: Tensor, alike: Sequ
             sheet.paste(_thumbnail(part, cell), (left, top))
             text = f"{row.distances[column - 1]:.1f}" if column else f"seed {row.seed}"
             draw.text((left, top + cell[1] + 1), text, "#555555", font)
-    write_file(folder / SHEET_FILE, lambda path: sheet.save(path))
+    write_file(folder / NEAREST_FILE, lambda path: sheet.save(path))
 
 
 def _thumbnail(picture: Tensor, size: tuple[int, int]) -> Image.Image:
-    opaque = to_rgb(picture[None].float() / 127.5 - 1)[0]
-    return sampling.to_pil(sampling.to_uint8(opaque)).resize(size, Image.Resampling.LANCZOS)
+    opaque = to_rgb(to_float(picture[None]))[0]
+    return sampling.to_pil(to_uint8(opaque)).resize(size, Image.Resampling.LANCZOS)
 
 
 def save_features(
@@ -278,20 +284,21 @@ def training_settings(model: str, revision: str | None = None) -> TrainConfig | 
     if not Path(model).is_dir():
         return _settings_on_hub(model, revision)
     for folder in (Path(model), Path(model).parent):
-        if (folder / TRAIN_CONFIG_FILE).is_file():
-            return TrainConfig.from_dict(read_json(folder / TRAIN_CONFIG_FILE), str(folder / TRAIN_CONFIG_FILE))
+        if (folder / SETTINGS_FILE).is_file():
+            return TrainConfig.from_dict(read_json(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE))
     return None
 
 
 def _settings_on_hub(model: str, revision: str | None) -> TrainConfig | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
-
     try:
-        path = Path(hf_hub_download(model, "training/config.json", revision=revision))
-        return TrainConfig.from_dict(read_json(path), f"{model}: training/config.json")
-    except (HfHubHTTPError, EntryNotFoundError, HFValidationError, UserError):
-        return None  # written by another version, or by nobody: the model itself may be fine
+        path = fetch(model, SHARED_SETTINGS_FILE, MAX_CONFIG, revision)
+        found = read_json(path) if path else None
+        if not isinstance(found, dict):
+            return None
+        shared = {name: value for name, value in found.items() if name not in LOCAL}  # no stranger says what is where
+        return TrainConfig.from_dict(shared, f"{model}: {SHARED_SETTINGS_FILE}")
+    except UserError:
+        return None  # written by another version: the model itself may be fine
 
 
 def _shown(images: Tensor, mirror: bool, progress: bool) -> Iterator[Tensor]:

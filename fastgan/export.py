@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from fastgan import __version__
 from fastgan.errors import UserError
-from fastgan.hub import write_file
+from fastgan.files import write_file
 from fastgan.models import Generator
 from fastgan.sampling import seeded_inputs
 

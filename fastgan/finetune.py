@@ -10,15 +10,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastgan.checkpoints import checkpoints_in
-from fastgan.config import ModelConfig, TrainConfig, read_json
+from fastgan.config import ModelConfig, TrainConfig
 from fastgan.errors import NO_FOLDER, UserError
+from fastgan.files import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    DISCRIMINATOR_FILE,
+    GENERATOR_FILE,
+    SETTINGS_FILE,
+    SHARED_SETTINGS_FILE,
+    TRAINING,
+    WEIGHTS_FILE,
+    read_json,
+)
 from fastgan.growing import can_enlarge, enlarge
-from fastgan.hub import CONFIG_FILE, DTYPES, MAX_CONFIG, WEIGHTS_FILE, fetch, weights_limit
+from fastgan.hub import DTYPES, MAX_CONFIG, commit_of, fetch, weights_limit
 from fastgan.models import Generator
 
 MAX_DISCRIMINATOR = 2**30  # bytes; the published one at 1024 pixels has 0.1 * 2**30
 FROM_TRAINING = ("recipe", "ndf")  # settings that training/config.json tells of a model's discriminator
-SETTINGS = ("training/config.json", "train_config.json")  # on the Hub, in a run folder
 SHOWN = 6  # names of layers in one line
 
 
@@ -203,27 +213,26 @@ def open_base(text: str) -> Base:
         config = ModelConfig.from_dict(read_json(folder / CONFIG_FILE))
         if not (folder / WEIGHTS_FILE).is_file():
             raise UserError(f"--init-from {text}: no {WEIGHTS_FILE} there; name a run folder or a model folder")
-        checkpoints = checkpoints_in(folder / "checkpoints")
-        origin = checkpoints[-1] if checkpoints else folder / "training"
+        checkpoints = checkpoints_in(folder / CHECKPOINTS)
+        origin = checkpoints[-1] if checkpoints else folder / TRAINING
         raw, discriminator = (
-            path if path.is_file() else None
-            for path in (origin / "generator.safetensors", origin / "discriminator.safetensors")
+            path if path.is_file() else None for path in (origin / GENERATOR_FILE, origin / DISCRIMINATOR_FILE)
         )
-        settings = next((folder / name for name in SETTINGS if (folder / name).is_file()), None)
+        settings = [folder / name for name in (SHARED_SETTINGS_FILE, SETTINGS_FILE) if (folder / name).is_file()]
         name = folder.resolve().name
-        return Base(name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(settings))
+        return Base(name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(*settings[:1]))
     model, _, revision = text.partition("@")
     config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None, NO_FOLDER)
     if config_path is None:
         raise UserError(f"--init-from {text}: has no {CONFIG_FILE}, so it is not a fastgan model")
-    config, commit = ModelConfig.from_dict(read_json(config_path)), config_path.parent.name
+    config, commit = ModelConfig.from_dict(read_json(config_path)), commit_of(config_path, CONFIG_FILE)
     limit = weights_limit(config)
     averaged = fetch(model, WEIGHTS_FILE, limit, commit)
     if averaged is None:
         raise UserError(f"--init-from {text}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
-    raw = fetch(model, "training/generator.safetensors", limit, commit)
-    discriminator = fetch(model, "training/discriminator.safetensors", MAX_DISCRIMINATOR, commit)
-    settings = _settings(fetch(model, SETTINGS[0], MAX_CONFIG, commit))
+    raw = fetch(model, f"{TRAINING}/{GENERATOR_FILE}", limit, commit)
+    discriminator = fetch(model, f"{TRAINING}/{DISCRIMINATOR_FILE}", MAX_DISCRIMINATOR, commit)
+    settings = _settings(fetch(model, SHARED_SETTINGS_FILE, MAX_CONFIG, commit))
     return Base(model, commit, config, averaged, raw, discriminator, settings)
 
 

@@ -1,13 +1,7 @@
 """Models as folders, on this machine and on the Hub: written whole, checked before they are read."""
 
 import hashlib
-import json
 import os
-import shlex
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fastgan.config import ModelConfig, read_json
+from fastgan.config import ModelConfig
 from fastgan.errors import NO_FOLDER, UserError
+from fastgan.files import CONFIG_FILE, WEIGHTS_FILE, read_json, write_file, write_json
 from fastgan.models import Generator
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 MAX_CONFIG = 100_000  # bytes
 PASSING = {408, 429, 500, 502, 503, 504}  # answers of the Hub after which the same request may well succeed
 SILENCE = 100  # seconds that the Hub may take to answer
@@ -37,72 +30,6 @@ def limit_silence() -> None:
         client.timeout = SILENCE
 
 
-def quoted(path: Path | str) -> str:
-    """A path as a command line takes it."""
-    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
-
-
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make a folder whole or not at all: `write` fills a temporary one, which then takes the name `folder`.
-
-    Raises:
-        UserError: it could not be written; nothing is left behind, and what was there before still is.
-    """
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
-        write(temporary)
-        if folder.exists():
-            os.replace(folder, old := temporary.with_name(f"{temporary.name}-old"))
-            try:
-                os.replace(temporary, folder)
-            except OSError:
-                os.replace(old, folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, folder)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(
-            f"{folder}: could not be written ({reason}); free some space or choose another folder"
-        ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder that files will be written into, so that one that can't take them is said before the work.
-
-    Raises:
-        UserError: it can't be made or written into.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{folder}: could not be written ({error.strerror}); choose another folder") from None
-
-
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Make a file whole or not at all, as :func:`write_folder` does a folder."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path}: could not be written ({reason}); free some space or choose another folder") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, copied to the CPU first."""
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
@@ -112,8 +39,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def save_model(generator: Generator, folder: Path) -> None:
     """Write config.json and model.safetensors into a folder, each whole or not at all."""
     write_file(folder / WEIGHTS_FILE, lambda path: save_tensors(generator.state_dict(), path))
-    text = json.dumps(generator.config.to_dict(), indent=2) + "\n"
-    write_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / CONFIG_FILE, generator.config.to_dict())
 
 
 def weights_hash(folder: Path) -> str | None:
@@ -217,10 +143,15 @@ def _download(model: str, revision: str | None, token, cache_dir, local_files_on
     if config_path is None:
         raise UserError(f"{where}: has no {CONFIG_FILE}, so it is not a fastgan model")
     limit = weights_limit(ModelConfig.from_dict(read_json(config_path)))
-    weights = fetch(model, WEIGHTS_FILE, limit, config_path.parent.name, **options)
+    weights = fetch(model, WEIGHTS_FILE, limit, commit_of(config_path, CONFIG_FILE), **options)
     if weights is None:
         raise UserError(f"{where}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
     return weights.parent
+
+
+def commit_of(path: Path, file: str) -> str:
+    """The commit that a file is of, by where :func:`fetch` put it."""
+    return path.parents[file.count("/")].name
 
 
 def fetch(
@@ -242,6 +173,7 @@ def fetch(
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
+        GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         HTTPError,
@@ -257,16 +189,20 @@ def fetch(
         validate_repo_id(model)
         size = hf_hub_download(model, file, revision=revision, dry_run=True, **options).file_size or 0
         if size > limit:
-            raise UserError(f"{where}: announces {size:,} bytes of {file}, at most {limit:,} make sense; not fetched")
+            raise UserError(
+                f"{where}: announces {size:,} bytes of {file}, at most {limit:,} are expected; not fetched"
+            )
         return Path(hf_hub_download(model, file, revision=revision, **options))
     except HFValidationError:
         raise UserError(f"{model}: neither a folder here nor a Hub id like user/fastgan-anime") from None
+    except GatedRepoError:
+        raise UserError(f"{where}: gated; ask for access on its page on the Hub, then run `hf auth login`") from None
     except RepositoryNotFoundError:
         raise UserError(
             f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`{more}"
         ) from None
     except RevisionNotFoundError:
-        raise UserError(f"{where}: that model has no such branch, tag or commit") from None
+        raise UserError(f"{model}: has no revision {revision}; no such branch, tag or commit") from None
     except LocalEntryNotFoundError:
         raise UserError(
             f"{where}: not in the cache, and the Hub can't be reached; check the connection{more}"

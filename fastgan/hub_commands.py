@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from fastgan.errors import UserError
+from fastgan.files import SAMPLES_FILE, quoted
 
 
 def add_hub_commands(commands: argparse._SubParsersAction) -> None:
@@ -11,26 +12,26 @@ def add_hub_commands(commands: argparse._SubParsersAction) -> None:
     card = commands.add_parser("card", help="the card of a run, as it would be on the Hub")
     card.add_argument("folder", type=Path, metavar="RUN", help="run folder, or an imported model")
     card.add_argument("--repo", metavar="USER/NAME", help="Hub id that the card is for")
-    card.add_argument("--license", help="of the model, such as mit or cc-by-4.0")
+    card.add_argument("--license", metavar="NAME", help="of the model, such as mit or cc-by-4.0")
     card.set_defaults(run=card_command)
 
     push = commands.add_parser("push", help="a run to the Hub, in one commit")
     push.add_argument("folder", type=Path, metavar="RUN", help="run folder, or an imported model")
-    push.add_argument("repo", metavar="USER/NAME", help="repository; made if need be, and private then")
+    push.add_argument("repo", metavar="USER/NAME", help="repository; created if missing, and private then")
     push.add_argument("--public", action="store_true", help="everyone may see it")
     push.add_argument("--best", action="store_true", help="the weights with the best KID rather than the last")
     push.add_argument("--nearest", action="store_true", help="with nearest.png, which shows training pictures")
-    push.add_argument("--license", help="of the model, such as mit or cc-by-4.0")
-    push.add_argument("--revision", help="branch; made if need be [main]")
-    push.add_argument("--message", help="of the commit [how far the run is]")
+    push.add_argument("--license", metavar="NAME", help="of the model, such as mit or cc-by-4.0")
+    push.add_argument("--revision", metavar="REV", help="branch; created if missing [main]")
+    push.add_argument("--message", metavar="TEXT", help="of the commit [how far the run is]")
     push.set_defaults(run=push_command)
 
     space = commands.add_parser("space", help="a Space that opens with a model")
     spaces = space.add_subparsers(required=True, metavar="COMMAND", parser_class=type(space))
     create = spaces.add_parser("create", help="make it, or give it new files")
-    create.add_argument("repo", metavar="USER/DEMO", help="Space; made if need be, and private then")
+    create.add_argument("repo", metavar="USER/DEMO", help="Space; created if missing, and private then")
     create.add_argument("--model", required=True, metavar="USER/MODEL", help="what it opens with; @revision is fine")
-    create.add_argument("--title", help="[the model's name]")
+    create.add_argument("--title", metavar="TEXT", help="[the model's name]")
     create.add_argument("--public", action="store_true", help="everyone may see it")
     create.add_argument("--dry-run", type=Path, metavar="FOLDER", help="write its files there and push nothing")
     create.set_defaults(run=space_command)
@@ -39,18 +40,18 @@ def add_hub_commands(commands: argparse._SubParsersAction) -> None:
     datasets = dataset.add_subparsers(required=True, metavar="COMMAND", parser_class=type(dataset))
     pictures = datasets.add_parser("push", help="a folder of pictures as parquet, with a card")
     pictures.add_argument("folder", type=Path, metavar="FOLDER")
-    pictures.add_argument("repo", metavar="USER/NAME", help="dataset; made if need be, and private then")
+    pictures.add_argument("repo", metavar="USER/NAME", help="dataset; created if missing, and private then")
     pictures.add_argument("--public", action="store_true", help="everyone may see it")
-    pictures.add_argument("--license", help="of the pictures, such as mit or cc-by-4.0")
+    pictures.add_argument("--license", metavar="NAME", help="of the pictures, such as mit or cc-by-4.0")
     pictures.set_defaults(run=dataset_command)
 
 
 def card_command(options: argparse.Namespace) -> None:
     """`fastgan card`: draw the card's pictures and write README.md into the run folder."""
-    from fastgan.cards import SAMPLES, STYLE_MIX, WALK, write_card
+    from fastgan.cards import STYLE_MIX, WALK, write_card
 
     path = write_card(options.folder, options.repo, options.license)
-    pictures = [name for name in (SAMPLES, STYLE_MIX, WALK) if (options.folder / name).is_file()]
+    pictures = [name for name in (SAMPLES_FILE, STYLE_MIX, WALK) if (options.folder / name).is_file()]
     print(f"Wrote {path}, with {', '.join(pictures)}")
 
 
@@ -90,7 +91,8 @@ def space_command(options: argparse.Namespace) -> None:
     if options.dry_run:
         names = write_space(options.dry_run, options.model, options.title)
         print(f"Wrote {options.dry_run}: {', '.join(names)}")
-        print(f"Try it: pip install -r {options.dry_run}/requirements.txt, then python {options.dry_run}/app.py")
+        needs, app = (quoted(options.dry_run / name) for name in ("requirements.txt", "app.py"))
+        print(f"Try it: pip install -r {needs}, then python {app}")
         return
     done = create_space(options.repo, options.model, options.title, options.public)
     print(f"Pushed {done.url} ({'private' if done.private else 'public'}), commit {done.commit}")

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fastgan.errors import UserError
 from fastgan.features import SCALES, load_features, to_rgb
+from fastgan.pixels import to_float, to_uint8
 
 NETWORKS = ("inception", *SCALES)
 PRECISION_NEIGHBOURS = 3
@@ -257,7 +258,7 @@ class _EfficientNet(MetricNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         size = (self.side, self.side)
-        images = to_rgb(images.float() / 127.5 - 1)
+        images = to_rgb(to_float(images))
         return self.network.pooled(F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True))
 
 
@@ -279,7 +280,7 @@ class _Inception(MetricNetwork):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(_to_uint8(to_rgb(images.float() / 127.5 - 1)))[0]
+        return self.network(to_uint8(_finite(to_rgb(to_float(images)))))[0]
 
 
 def feature_network(name: str) -> MetricNetwork:
@@ -319,7 +320,7 @@ def extract(
     network = network.to(device)
     batches = [images] if isinstance(images, Tensor) else images
     features = [
-        network(part.to(device) if part.dtype == torch.uint8 else _to_uint8(part.to(device))).float().cpu()
+        network(part.to(device) if part.dtype == torch.uint8 else to_uint8(_finite(part.to(device)))).float().cpu()
         for batch in batches
         for part in batch.split(batch_size)
     ]
@@ -380,18 +381,28 @@ def measure(
         UserError: there are too few pictures, or a feature is not finite.
     """
     real, fake = _pair(real, fake, FEWEST)
+    distance, error = kid(real, fake)
+    precision, recall = precision_recall(real, fake)
+    density, coverage = density_coverage(real, fake)
+    copies = memorisation(fake, real, mirrored)
     return Metrics(
-        network.name,
-        network.resize,
-        None if teachers is None else network.name in teachers,
-        len(real),
-        len(fake),
-        fid(real, fake),
-        *kid(real, fake),
-        *precision_recall(real, fake),
-        *density_coverage(real, fake),
-        *memorisation(fake, real, mirrored),
-        diversity(fake) / max(diversity(real), 1e-9),  # of a set that is one picture again and again
+        network=network.name,
+        resize=network.resize,
+        network_taught_model=None if teachers is None else network.name in teachers,
+        real_images=len(real),
+        fake_images=len(fake),
+        fid=fid(real, fake),
+        kid=distance,
+        kid_std=error,
+        precision=precision,
+        recall=recall,
+        density=density,
+        coverage=coverage,
+        near_share=copies.near_share,
+        distance_ratio=copies.distance_ratio,
+        nearest_generated=copies.generated,
+        nearest_training=copies.training,
+        diversity=diversity(fake) / max(diversity(real), 1e-9),  # of a set that is one picture again and again
     )
 
 
@@ -489,11 +500,11 @@ def _like(mirrored: Tensor | None, real: Tensor) -> Tensor | None:
     return mirrored
 
 
-def _to_uint8(images: Tensor) -> Tensor:
-    """Pictures in [-1, 1] at the 256 levels that a file would keep."""
+def _finite(images: Tensor) -> Tensor:
+    """The pictures, once they are known to hold nothing but numbers."""
     if not images.isfinite().all():
         raise UserError("metrics: a picture holds numbers that are not finite, the model that made it is broken")
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).byte()
+    return images
 
 
 def _fetched(url: str) -> Path:

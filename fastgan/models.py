@@ -31,7 +31,6 @@ from fastgan.layers import (
 GENERATOR_WIDTH = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 1 / 2, 512: 1 / 4, 1024: 1 / 8, 2048: 1 / 16}
 DISCRIMINATOR_WIDTH = {8: 8, 16: 4, 32: 2, 64: 1, 128: 1 / 2, 256: 1 / 4, 512: 1 / 8, 1024: 1 / 16}
 SMALL_WIDTH = {8: 4, 16: 2, 32: 1, 64: 1 / 2}  # the branch that looks at the small picture
-GATE_LEVELS = (64, 128, 256, 512)  # where skip-layer excitation acts; the map that drives it is 16 times smaller
 
 
 class Images(NamedTuple):
@@ -194,6 +193,13 @@ class Generator(nn.Module):
 
 
 FastGANGenerator = Generator  # its name where other generators are about
+
+
+def parameters_of(config: ModelConfig) -> str:
+    """How many parameters such a generator has, in words."""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in Generator(config).parameters())
+    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
 
 
 class Discriminator(nn.Module):

@@ -17,6 +17,7 @@ from fastgan.data import FORMATS, prepare
 from fastgan.errors import UserError
 from fastgan.losses import PerceptualDistance
 from fastgan.models import Generator, downscale
+from fastgan.pixels import to_float
 from fastgan.sampling import draw, seeded_inputs
 
 CODE_PREFIX = "z"
@@ -127,7 +128,7 @@ def project(
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise UserError("that picture is damaged; try another, or save it anew as PNG") from None
     target = pixels.permute(2, 0, 1)[None]
-    wanted = target.to(device).float() / 127.5 - 1
+    wanted = to_float(target.to(device))
     distance = PerceptualDistance().to(device)
     factor = max(1, config.level // LOOK_AT)
 
@@ -145,7 +146,7 @@ def project(
         z = z.detach().cpu().half().float()
         [image] = draw(generator, z[None], noise)
         with torch.no_grad():
-            perceptual, squared = (part.item() for part in differ(image.to(device).float() / 127.5 - 1))
+            perceptual, squared = (part.item() for part in differ(to_float(image.to(device))))
         return Projection(z, noise, image, target, perceptual, 127.5 * math.sqrt(squared), by_chance, 0, steps)
 
     def look_at_all(z: Tensor, noise: list[Tensor]) -> list[Projection]:

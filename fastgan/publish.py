@@ -1,4 +1,4 @@
-"""Runs to the Hub: one commit each, after the training or beside it, and patient with a Hub that is not well."""
+"""Runs to the Hub: one commit each, after the training or beside it, and patient with a Hub in trouble."""
 
 import contextlib
 import json
@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
@@ -24,12 +25,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, logging, validate_repo_id
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    logging,
+    validate_repo_id,
+)
 
 from fastgan.cards import (
     CARD_FILE,
-    NEAREST,
-    SAMPLES,
     SECTION,
     STYLE_MIX,
     WALK,
@@ -39,16 +44,33 @@ from fastgan.cards import (
     public_settings,
     render_model_card,
 )
-from fastgan.checkpoints import checkpoints_in
-from fastgan.config import read_json
+from fastgan.checkpoints import STATE_FILE, best_of_run, checkpoints_in, read_state
 from fastgan.errors import UserError
 from fastgan.evaluation import FEATURES_FILE, METRICS_FILE
-from fastgan.hub import CONFIG_FILE, PASSING, WEIGHTS_FILE, limit_silence, quoted, write_file
+from fastgan.files import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG_FILE,
+    DISCRIMINATOR_FILE,
+    GENERATOR_FILE,
+    IMPORT_FILE,
+    LOG_FILE,
+    NEAREST_FILE,
+    RUN_FILE,
+    SAMPLES_FILE,
+    SETTINGS_FILE,
+    SHARED_SETTINGS_FILE,
+    TRAINING,
+    WEIGHTS_FILE,
+    as_json,
+    quoted,
+    write_text,
+)
+from fastgan.hub import PASSING, limit_silence
 
-WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is not well; it may ask for longer ones
+WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is in trouble; it may ask for longer ones
 LONGEST_WAIT = 300  # seconds that the Hub may ask for
-TRAINING = "training"  # folder of what only fine-tuning needs
-Kind = str  # "model", "dataset" or "space"
+Kind = Literal["model", "dataset", "space"]
 T = TypeVar("T")
 
 
@@ -96,7 +118,7 @@ def _answer(error: BaseException) -> str:
 
 
 def patiently(call: Callable[[], T], what: str, say: Callable[[str], None] = say) -> T:
-    """The result of `call`, tried again while the Hub is not well.
+    """The result of `call`, tried again while the Hub is in trouble.
 
     Each wait is as long as the Hub asks for or as in WAITS, and is told in one line. Errors that waiting can't mend
     are raised at once, and the last one when all waits are used up.
@@ -112,7 +134,7 @@ def patiently(call: Callable[[], T], what: str, say: Callable[[str], None] = say
             if isinstance(cause, HfHubHTTPError):
                 asked = cause.response.headers.get("Retry-After", "")
                 wait = min(LONGEST_WAIT, max(wait, int(asked))) if asked.isdecimal() else wait
-            say(f"{what}: the Hub is not well ({_answer(cause)}); trying again in {wait:g} s")
+            say(f"{what}: the Hub is having trouble ({_answer(cause)}); trying again in {wait:g} s")
             time.sleep(wait)
     raise AssertionError("unreachable")
 
@@ -126,6 +148,8 @@ def _plainly(repo: str) -> Iterator[None]:
         raise UserError(f"{repo}: no Hub id; it looks like user/name") from None
     except LocalTokenNotFoundError:
         raise UserError(f"{repo}: not signed in; run `hf auth login`, or set HF_TOKEN") from None
+    except GatedRepoError:
+        raise UserError(f"{repo}: gated; ask for access on its page on the Hub") from None
     except RepositoryNotFoundError:
         raise UserError(f"{repo}: not there, or not for this token; check the name, or run `hf auth login`") from None
     except RevisionNotFoundError:
@@ -205,7 +229,7 @@ def commit_files(
         say: told about waits.
 
     Raises:
-        UserError: the Hub refused them, or was not well for too long; then nothing has changed there.
+        UserError: the Hub refused them, or was in trouble for too long; then nothing has changed there.
     """
     api = HfApi()
 
@@ -251,34 +275,34 @@ def repository_files(folder: Path, best: bool = False, nearest: bool = False) ->
     Raises:
         UserError: the folder holds no model.
     """
-    weights = folder / "best" if best else folder
+    weights = folder / BEST if best else folder
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (weights / name).is_file():
             hint = "it has no best one: it took no KID" if best else "name a run folder or an imported model"
             raise UserError(f"{weights}: no {name} there; {hint}")
     files: dict[str, Path | bytes] = {name: weights / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    files |= {name: folder / name for name in (SAMPLES, STYLE_MIX, WALK) if (folder / name).is_file()}
-    checkpoints = checkpoints_in(folder / "checkpoints")
+    files |= {name: folder / name for name in (SAMPLES_FILE, STYLE_MIX, WALK) if (folder / name).is_file()}
+    checkpoints = checkpoints_in(folder / CHECKPOINTS)
     if best:
-        images = read_json(checkpoints[-1] / "state.json")["state"]["best_images"] if checkpoints else None
-        checkpoints = [path for path in checkpoints if path.name.endswith(f"-{images or 0:010d}")]
+        found = best_of_run(folder)
+        checkpoints = [path for path in checkpoints if found and read_state(path)[0].images == found.images]
     origin = checkpoints[-1] if checkpoints else folder / TRAINING
-    for name in ("generator.safetensors", "discriminator.safetensors"):
+    for name in (GENERATOR_FILE, DISCRIMINATOR_FILE):
         if (origin / name).is_file():
             files[f"{TRAINING}/{name}"] = origin / name
     if settings := public_settings(folder):
-        files[f"{TRAINING}/{CONFIG_FILE}"] = (json.dumps(settings, indent=2) + "\n").encode()
+        files[SHARED_SETTINGS_FILE] = as_json(settings).encode()
     if log := public_log(folder):
-        files[f"{TRAINING}/log.jsonl"] = log.encode()
-    if (folder / "import.json").is_file():
-        files["import.json"] = folder / "import.json"
+        files[f"{TRAINING}/{LOG_FILE}"] = log.encode()
+    if (folder / IMPORT_FILE).is_file():
+        files[IMPORT_FILE] = folder / IMPORT_FILE
     if (weights / METRICS_FILE).is_file():
         files[METRICS_FILE] = public_metrics(weights / METRICS_FILE).encode()
     if (folder / FEATURES_FILE).is_file():  # of the training pictures, so the same for all weights of a run
-        files[FEATURES_FILE.as_posix()] = folder / FEATURES_FILE
-    if nearest and not (weights / NEAREST).is_file():
-        raise UserError(f"{weights}: no {NEAREST} there; `fastgan evaluate {weights}` draws it")
-    return files | ({NEAREST: weights / NEAREST} if nearest else {})
+        files[FEATURES_FILE] = folder / FEATURES_FILE
+    if nearest and not (weights / NEAREST_FILE).is_file():
+        raise UserError(f"{weights}: no {NEAREST_FILE} there; `fastgan evaluate {quoted(weights)}` draws it")
+    return files | ({NEAREST_FILE: weights / NEAREST_FILE} if nearest else {})
 
 
 def push(
@@ -325,13 +349,13 @@ def push(
     if draw:
         draw_card_pictures(folder, best)
     files = repository_files(folder, best, nearest)
-    networks = f"{TRAINING}/generator.safetensors" in files
+    networks = f"{TRAINING}/{GENERATOR_FILE}" in files
     card = render_model_card(folder, full, existing, license, best, nearest, networks)
     if existing and _text(existing) and not SECTION.search(existing):
         remarks.append("The card has none of fastgan's marks, so its text was left as it is")
     files = {CARD_FILE: card.encode(), **files}
     commit = commit_files(full, files, message or _message(folder), revision=revision, stale=_is_of_weights, say=say)
-    write_file(local, lambda path: path.write_text(card, encoding="utf-8"))
+    write_text(local, card)
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
     return Pushed(f"{HfApi().endpoint}/{full}", commit, private, sorted(files), size, remarks)
 
@@ -339,7 +363,7 @@ def push(
 def _is_of_weights(path: str) -> bool:
     """Whether a file there belongs to the weights beside it, and to no others."""
     networks = tuple(f"{TRAINING}/{name}.safetensors" for name in ("generator", "discriminator"))
-    return path in (*networks, METRICS_FILE, NEAREST)
+    return path in (*networks, METRICS_FILE, NEAREST_FILE)
 
 
 def _text(card: str) -> str:
@@ -359,11 +383,10 @@ def _check_kind(repo: str, revision: str | None) -> None:
 
 
 def _message(folder: Path) -> str:
-    checkpoints = checkpoints_in(folder / "checkpoints")
+    checkpoints = checkpoints_in(folder / CHECKPOINTS)
     if not checkpoints:
         return "Upload a FastGAN generator"
-    images = read_json(checkpoints[-1] / "state.json")["state"]["images"]
-    return f"FastGAN generator after {images / 1000:.2f} kimg"
+    return f"FastGAN generator after {read_state(checkpoints[-1])[0].kimg:.2f} kimg"
 
 
 # ---------------------------------------------------------------------- beside the training
@@ -461,14 +484,14 @@ class Publisher:
         return snapshot
 
     def _fill(self, snapshot: Path) -> None:
-        names = [CONFIG_FILE, WEIGHTS_FILE, SAMPLES, CARD_FILE, "train_config.json", "run.json"]
-        checkpoint = checkpoints_in(self.folder / "checkpoints")[-1].relative_to(self.folder)
-        parts = ("generator.safetensors", "discriminator.safetensors", "state.json")
+        names = [CONFIG_FILE, WEIGHTS_FILE, SAMPLES_FILE, CARD_FILE, SETTINGS_FILE, RUN_FILE]
+        checkpoint = checkpoints_in(self.folder / CHECKPOINTS)[-1].relative_to(self.folder)
+        parts = (GENERATOR_FILE, DISCRIMINATOR_FILE, STATE_FILE)
         for name in [*names, *(str(checkpoint / part) for part in parts)]:
             if (self.folder / name).is_file():
                 (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
                 _link(self.folder / name, snapshot / name)
-        shutil.copy(self.folder / "log.jsonl", snapshot)  # which grows in place, so a link would grow too
+        shutil.copy(self.folder / LOG_FILE, snapshot)  # which grows in place, so a link would grow too
 
 
 def _in_a_line(error: Exception, repo: str) -> str:
@@ -485,11 +508,12 @@ def _link(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The Hub's client without bars and warnings, which would disturb those of the training."""
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), not are_progress_bars_disabled()
     logging.set_verbosity_error()
     disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        if bars:
+            enable_progress_bars()
         logging.set_verbosity(before)

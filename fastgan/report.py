@@ -11,14 +11,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from fastgan import __version__, watch
-from fastgan.config import ModelConfig, TrainConfig, flag, is_here, read_json
+from fastgan.config import GROUPS, LOCAL, ModelConfig, TrainConfig, flag, is_here
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, WEIGHTS_FILE, quoted, weights_hash, write_file
+from fastgan.files import (
+    BEST,
+    CONFIG_FILE,
+    LOG_FILE,
+    NEAREST_FILE,
+    REPORT_FILE,
+    SAMPLES,
+    SAMPLES_FILE,
+    SETTINGS_FILE,
+    quoted,
+    read_json,
+    write_text,
+)
+from fastgan.hub import weights_hash
+from fastgan.models import parameters_of
 
-REPORT_FILE = "report.html"
 GRIDS = 8  # sample grids shown, from first to last
 GRID_SIDE = 640  # pixels: wider grids are shown smaller
 POINTS = 120  # of a curve; more are averaged, with a band from lowest to highest
@@ -30,7 +42,6 @@ CHARTS = (  # title, what it says, figures that begin so; what no chart names ge
     ("Overfitting of D", "1 where it knows every training picture for real, 0 where it guesses.", ("d_overfitting",)),
     ("Images per second", "Real pictures shown to D, evaluations and saving left out.", ("images_per_second",)),
 )
-OWN_CHARTS = {"kid", "precision", "recall", "coverage", "diversity"}
 NO_CURVE = {"images", "step", "seconds", "level"}
 
 
@@ -58,14 +69,15 @@ def write_report(folder: Path) -> Path:
     from jinja2 import Environment  # takes a moment
 
     folder = Path(folder)
-    log = watch.read_log(folder / "log.jsonl")
-    if not (folder / "train_config.json").is_file():
-        raise UserError(f"{folder}: no run folder (it has no train_config.json)")
-    settings = TrainConfig.from_dict(read_json(folder / "train_config.json"), str(folder / "train_config.json"))
+    log = watch.read_log(folder / LOG_FILE)
+    saved = folder / SETTINGS_FILE
+    if not saved.is_file():
+        raise UserError(f"{folder}: no run folder (it has no {SETTINGS_FILE})")
+    settings = TrainConfig.from_dict(read_json(saved), str(saved))
     template = resources.files("fastgan").joinpath("templates", "report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     text = page.render(**_facts(folder, settings, log), version=__version__)
-    write_file(folder / REPORT_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / REPORT_FILE, text)
     return folder / REPORT_FILE
 
 
@@ -77,7 +89,7 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
     where = folder.name if folder.is_absolute() else str(folder)
     drawn = folder / CONFIG_FILE  # a run that has yet to grow draws smaller pictures than its settings say
     model = ModelConfig.from_dict(read_json(drawn)) if drawn.is_file() else settings.model
-    has_best = (folder / "best" / CONFIG_FILE).is_file()
+    has_best = (folder / BEST / CONFIG_FILE).is_file()
     return {
         "name": folder.resolve().name,
         "dataset": _name_of(settings.dataset),
@@ -85,15 +97,15 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
         "size": f"{model.width}×{model.height}",
         "kimg": f"{last['images'] / 1000:,.2f}",
         "time": _minutes(last["seconds"]),
-        "parameters": _parameters(folder / WEIGHTS_FILE),
+        "parameters": parameters_of(model),
         "tiles": _tiles(log, measured, best),
         "remarks": list(watch.remarks(log, has_best).values()),
-        "grid": _embed(folder / "samples.png", 2 * GRID_SIDE),
-        "grids": _grids(folder / "samples", log),
+        "grid": _embed(folder / SAMPLES_FILE, 2 * GRID_SIDE),
+        "grids": _grids(folder / SAMPLES, log),
         "charts": [*_evaluation_charts(measured, best), *_training_charts(log)],
         "figures": _figures(folder),
         "measured": measured[-1] if measured else None,
-        "nearest": _embed(folder / "nearest.png", 2 * GRID_SIDE),
+        "nearest": _embed(folder / NEAREST_FILE, 2 * GRID_SIDE),
         "reconstruction": _embed(folder / "reconstruction.png", 2 * GRID_SIDE) if measured or log else None,
         "groups": _settings_groups(settings),
         "best": best,
@@ -372,24 +384,13 @@ def _figures(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _parameters(path: Path) -> str:
-    try:
-        with safe_open(path, "pt") as file:
-            count = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-    except (OSError, SafetensorError):
-        return ""
-    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
-
-
 def _settings_groups(settings: TrainConfig) -> list[tuple[str, list[tuple[str, str, bool]]]]:
     """Title and flags of each group, with value and whether it is another than the default."""
-    from fastgan.cli import GROUPS
-
     groups: dict[str, list[tuple[str, str, bool]]] = {name: [] for name in GROUPS}
     usual = TrainConfig(dataset=settings.dataset, recipe=settings.recipe)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if value is None or field.name in ("output_dir", "cache_dir", "push_to_hub"):
+        if value is None or field.name in LOCAL:
             continue
         if field.name == "dataset":
             value = _name_of(value)

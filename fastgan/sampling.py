@@ -14,6 +14,7 @@ from torch import Tensor
 from fastgan.errors import UserError
 from fastgan.folding import folded
 from fastgan.models import Generator
+from fastgan.pixels import to_uint8
 
 MAX_SEED = 2**63 - 1
 
@@ -134,11 +135,6 @@ def sample(
         z, noise = seeded_inputs(generator, seeds[part])
         style_z = None if style_seeds is None else psi * seeded_inputs(generator, style_seeds[part])[0]
         yield from draw(generator, psi * z, noise, style_z, style_strength, batch_size)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Pictures as bytes: [-1, 1] to 0 to 255, rounded and clipped."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_pil(image: Tensor) -> Image.Image:

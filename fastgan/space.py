@@ -9,9 +9,10 @@ from huggingface_hub import HfApi
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import fastgan
-from fastgan.config import ModelConfig, read_json
+from fastgan.config import ModelConfig
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, MAX_CONFIG, fetch, write_folder
+from fastgan.files import CONFIG_FILE, read_json, write_folder
+from fastgan.hub import MAX_CONFIG, fetch
 from fastgan.publish import commit_files, prepare_repo
 
 FILES = ("README.md", "app.py", "requirements.txt")

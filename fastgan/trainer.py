@@ -36,29 +36,42 @@ from tqdm.auto import tqdm
 from fastgan import data, fast, sampling, watch
 from fastgan.cards import RUN_FILE, run_facts, write_run_facts
 from fastgan.checkpoints import (
+    Best,
     RunState,
+    best_of_run,
     checkpoints_in,
     clear_leftovers,
+    keep_best,
     load_checkpoint,
     read_state,
     save_checkpoint,
-    write_state,
 )
-from fastgan.config import TrainConfig, is_pattern, parse_every, read_json
+from fastgan.config import TrainConfig, is_pattern, parse_every
 from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.evaluation import Evaluator, save_features, save_sheet
+from fastgan.files import (
+    BEST,
+    CHECKPOINTS,
+    LOG_FILE,
+    SAMPLES,
+    SAMPLES_FILE,
+    SETTINGS_FILE,
+    SKIPPED_FILE,
+    WEIGHTS_FILE,
+    quoted,
+    write_file,
+    write_json,
+    write_text,
+)
 from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
 from fastgan.growing import level_at, shrink
-from fastgan.hub import WEIGHTS_FILE, quoted, save_model, write_file
+from fastgan.hub import save_model
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
+from fastgan.pixels import to_uint8
 from fastgan.report import REPORT_FILE, grids_in, write_report
 
-CONFIG_FILE = "train_config.json"
-LOG_FILE = "log.jsonl"
-BEST_FILE = Path("best", "kid.json")  # of the model beside it
-SKIPPED_FILE = "skipped.tsv"
 GRID_SEEDS = range(16)
 # In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
 NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
@@ -132,6 +145,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, resume: bool = False):
         self.config, self.resumes = config, resume
         self.folder = run_folder(config)
+        self.best: Best | None = None
         self.shares_state = is_initialized()  # with a caller who uses Accelerate for something else, as in a notebook
         self.accelerator = self._start_accelerator()
         self.main = self.accelerator.is_main_process
@@ -182,7 +196,7 @@ class Trainer:
         """Train until the set length is reached, then save everything."""
         config, state = self.config, self.state
         if self.leftover:  # of a run that was killed before its first checkpoint
-            for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder / "samples").values()):
+            for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder / SAMPLES).values()):
                 file.unlink(missing_ok=True)
         started = last = time.monotonic()
         log, samples, evaluation, checkpoint = (
@@ -332,8 +346,8 @@ class Trainer:
 
     def _open_folder(self) -> list[Path]:
         """Make the run folder, or find the checkpoints in it; what ended before its first one is begun anew."""
-        checkpoints = checkpoints_in(self.folder / "checkpoints")
-        model = any((folder / WEIGHTS_FILE).exists() for folder in (self.folder, self.folder / BEST_FILE.parent))
+        checkpoints = checkpoints_in(self.folder / CHECKPOINTS)
+        model = any((folder / WEIGHTS_FILE).exists() for folder in (self.folder, self.folder / BEST))
         if os.path.isabs(self.config.dataset) and self.folder.resolve() == Path(self.config.dataset).resolve():
             raise UserError(f"--output-dir {self.folder}: holds the pictures; choose another folder")
         if self.resumes and not checkpoints:
@@ -344,10 +358,9 @@ class Trainer:
             what = "run" if checkpoints else "model"
             raise UserError(f"{self.folder}: holds a {what} already; {again}choose another --output-dir")
         if self.main:
-            clear_leftovers(self.folder / "checkpoints")
-            self.leftover = not self.resumes and (self.folder / CONFIG_FILE).exists()
-            text = json.dumps(self.config.to_dict(), indent=2) + "\n"
-            write_file(self.folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+            clear_leftovers(self.folder / CHECKPOINTS)
+            self.leftover = not self.resumes and (self.folder / SETTINGS_FILE).exists()
+            write_json(self.folder / SETTINGS_FILE, self.config.to_dict())
             self.began = not self.resumes
         return checkpoints
 
@@ -363,7 +376,7 @@ class Trainer:
 
     def _withdraw(self) -> None:
         """Leave no folder of a run that could not start."""
-        for name in (SKIPPED_FILE,) if self.leftover else (CONFIG_FILE, SKIPPED_FILE):
+        for name in (SKIPPED_FILE,) if self.leftover else (SETTINGS_FILE, SKIPPED_FILE):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # what else is in it was there before
             self.folder.rmdir()
@@ -410,7 +423,7 @@ class Trainer:
         if self.main and len(skipped) > self.skipped:
             self.skipped = len(skipped)
             text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
-            write_file(self.folder / SKIPPED_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+            write_text(self.folder / SKIPPED_FILE, text)
             left_out = "1 picture was" if len(skipped) == 1 else f"{len(skipped)} pictures were"
             self.say(f"{left_out} left out; {self.folder / SKIPPED_FILE} says why")
 
@@ -551,9 +564,7 @@ class Trainer:
         checkpoint = checkpoints[-1]
         with _named(checkpoints):
             self.state, memory, scaler = load_checkpoint(checkpoint, *self._parts())
-        with suppress(UserError, KeyError, TypeError):  # not in older runs
-            best = read_json(self.folder / BEST_FILE)  # may be of later than the checkpoint
-            self.state.best_kid, self.state.best_images = best["kid"], best["images"]
+        self.best = best_of_run(self.folder)  # may be of later than the checkpoint
         self.objective.remember({name: tensor.to(self.accelerator.device) for name, tensor in memory.items()})
         if scaler and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(scaler)
@@ -561,7 +572,7 @@ class Trainer:
             log = self.folder / LOG_FILE
             lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
             kept = [line for line in lines if _images_of(line) <= self.state.images]
-            write_file(log, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+            write_text(log, "".join(f"{line}\n" for line in kept))
         self.say(f"Continuing {self.folder} from {checkpoint.name} ({self.state.kimg:.2f} kimg)")
 
     def _start_trackers(self) -> None:
@@ -612,12 +623,12 @@ class Trainer:
         """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures. Returns the generator drawn."""
         generator = self._settled()
         sheet = sampling.grid(torch.cat(list(sampling.sample(generator, GRID_SEEDS))))
-        for path in (self.folder / "samples" / f"{self.state.images:010d}.png", self.folder / "samples.png"):
+        for path in (self.folder / SAMPLES / f"{self.state.images:010d}.png", self.folder / SAMPLES_FILE):
             write_file(path, lambda temporary: sheet.save(temporary))
         if rows := self.objective.panel():
             size = rows[1].shape[2:]
             rows = [nn.functional.interpolate(row.detach().float(), size=size, mode="area") for row in rows]
-            panel = sampling.grid(sampling.to_uint8(torch.cat(rows)).cpu(), columns=len(rows[0]))
+            panel = sampling.grid(to_uint8(torch.cat(rows)).cpu(), columns=len(rows[0]))
             write_file(self.folder / "reconstruction.png", lambda temporary: panel.save(temporary))
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):  # TensorBoard has to be told where the channels are
@@ -639,7 +650,7 @@ class Trainer:
         generator = self.draw_samples()
         save_model(generator, self.folder)
         networks, optimizers = self._parts()
-        folder, keep = self.folder / "checkpoints", self.config.keep_checkpoints
+        folder, keep = self.folder / CHECKPOINTS, self.config.keep_checkpoints
         save_checkpoint(folder, self.state, networks, optimizers, self.objective.memory(), self._scaler(), keep)
         write_report(self.folder)
 
@@ -660,11 +671,9 @@ class Trainer:
             self.say(f"Not measured at {self.state.kimg:.1f} kimg: {error}")
             return
         seconds = round(time.monotonic() - started, 2)
-        if self.grown and (self.state.best_kid is None or figures.kid < self.state.best_kid):
-            self.state.best_kid, self.state.best_images = figures.kid, self.state.images
-            save_model(generator, self.folder / "best")
-            text = json.dumps({"kid": figures.kid, "images": self.state.images}) + "\n"
-            write_file(self.folder / BEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        if self.grown and (self.best is None or figures.kid < self.best.kid):
+            self.best = Best(figures.kid, self.state.images)
+            keep_best(self.folder, generator, self.best)
         save_sheet(self.folder, generator, self.pictures.images, alike)
         measured = self.evaluator
         fingerprint, count = self.pictures.fingerprint, len(self.pictures.images)
@@ -736,7 +745,6 @@ class Trainer:
             self.stop = max(self.stop, self.wish)  # Ctrl-C may have come while it was saved
             if self.stop == FINISHED and self.evaluator and self.evaluated != self.state.images:
                 self.evaluate()
-                write_state(checkpoints_in(self.folder / "checkpoints")[-1], self.state, self._scaler())
                 write_report(self.folder)
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
@@ -755,9 +763,8 @@ class Trainer:
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
             f"More pictures: fastgan sample {quoted(self.folder)} --seeds 0-63 --grid grid.png"
         )
-        if self.state.best_kid is not None:
-            at = self.state.best_images / 1000
-            self.say(f"Best KID {self.state.best_kid:.4f}, at {at:.2f} kimg: {self.folder / 'best'}")
+        if self.best:
+            self.say(f"Best KID {self.best.kid:.4f}, at {self.best.images / 1000:.2f} kimg: {self.folder / BEST}")
         if self.publisher:  # last, so that no other process waits for the upload
             self.publisher.finish(self.state.kimg)
         return self.folder

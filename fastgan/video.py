@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastgan.errors import UserError
-from fastgan.hub import write_file
+from fastgan.files import write_file
 from fastgan.sampling import to_pil
 
 GIF_SHORTEST = 20  # ms: browsers show frames that ask for less at a tenth of a second each

@@ -3,9 +3,10 @@ import json
 
 import pytest
 
-from fastgan.cli import GROUPS, resolve
-from fastgan.config import ModelConfig, TrainConfig, parse_every, parse_size, read_json
+from fastgan.cli import resolve
+from fastgan.config import GROUPS, ModelConfig, TrainConfig, parse_every, parse_size
 from fastgan.errors import UserError
+from fastgan.files import read_json
 
 
 @pytest.mark.parametrize(("text", "size"), [("256", (256, 256)), ("256x384", (384, 256)), ("1024X512", (512, 1024))])

@@ -14,7 +14,7 @@ from fastgan import Generator, ModelConfig, TrainConfig, evaluation, metrics
 from fastgan.cli import main
 from fastgan.data import load_pictures
 from fastgan.hub import save_model, weights_hash
-from fastgan.sampling import to_uint8
+from fastgan.pixels import to_uint8
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji_faces"
 SIZE = 32

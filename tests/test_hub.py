@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 import fastgan
 from fastgan.config import ModelConfig
 from fastgan.errors import UserError
-from fastgan.hub import save_model, write_file, write_folder
+from fastgan.files import write_file, write_folder
+from fastgan.hub import save_model
 from fastgan.models import Generator
 from tests.commands import ROOT, only_line, run_python
 

@@ -13,7 +13,8 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 
 from fastgan import TrainConfig
-from fastgan.checkpoints import checkpoints_in
+from fastgan.checkpoints import best_of_run, checkpoints_in
+from fastgan.files import write_json
 from fastgan.trainer import train
 from tests.commands import ROOT, only_line, run_python
 
@@ -190,7 +191,7 @@ def test_a_hub_that_is_not_well_for_a_while_gets_the_push_all_the_same(hub, api,
     answer = person.give("fastgan", "push", run, repo)
     assert answer.code == 0, answer.err
     assert time.monotonic() - started > 1
-    waits = [line for line in answer.err.splitlines() if "the Hub is not well" in line]
+    waits = [line for line in answer.err.splitlines() if "the Hub is having trouble" in line]
     assert [line.rpartition("; ")[2] for line in waits] == [f"trying again in {s} s" for s in ("1", "0.05", "0.1")]
     assert "429" in waits[0] and "503" in waits[1]
     assert len(commits(api, repo)) == 2
@@ -251,8 +252,7 @@ def test_a_repository_of_another_library_is_not_written_over(hub, api, person, r
 
 
 def test_branch_message_visibility_and_the_best_weights_are_as_asked(hub, api, person, run, repo):
-    best = json.loads((checkpoints_in(run / "checkpoints")[-1] / "state.json").read_text())["state"]["best_images"]
-    assert best == 16
+    assert best_of_run(run).images == 16
     asked = ["--public", "--revision", "second", "--message", "As asked", "--best"]
     answer = person.give("fastgan", "push", run, repo, *asked)
     assert answer.code == 0, answer.err
@@ -268,10 +268,7 @@ def test_branch_message_visibility_and_the_best_weights_are_as_asked(hub, api, p
 def test_networks_of_other_weights_go_away_and_the_card_speaks_of_none(hub, person, run, repo):
     assert person.give("fastgan", "push", run, repo).code == 0
     assert "`training/` holds the raw" in hub.repo_files(repo)["README.md"].decode()
-    checkpoint = checkpoints_in(run / "checkpoints")[-1]
-    state = json.loads((checkpoint / "state.json").read_text())
-    state["state"]["best_images"] = 8  # of a checkpoint that was not kept
-    (checkpoint / "state.json").write_text(json.dumps(state))
+    write_json(run / "best" / "kid.json", {"kid": 0.1, "images": 8})  # of a checkpoint that was not kept
     answer = person.give("fastgan", "push", run, repo, "--best")
     assert answer.code == 0, answer.err
     files = hub.repo_files(repo)

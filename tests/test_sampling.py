@@ -8,7 +8,8 @@ from fastgan.config import ModelConfig
 from fastgan.ema import reestimate_batch_norm
 from fastgan.errors import UserError
 from fastgan.models import Generator
-from fastgan.sampling import grid, parse_seeds, sample, seeded_inputs, to_pil, to_uint8
+from fastgan.pixels import to_uint8
+from fastgan.sampling import grid, parse_seeds, sample, seeded_inputs, to_pil
 
 
 @pytest.fixture(scope="module")

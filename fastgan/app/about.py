@@ -17,17 +17,15 @@ from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve
 from fastgan.errors import UserError
 from fastgan.features import SCALES
-from fastgan.hub import CONFIG_FILE
+from fastgan.files import CARD_FILE, CONFIG_FILE, NEAREST_FILE, SAMPLES_FILE, SETTINGS_FILE, SHARED_SETTINGS_FILE
 from fastgan.metrics import extract, feature_network, memorisation, nearest_training
 from fastgan.projection import open_picture
 from fastgan.sampling import draw
 
-CARD = "README.md"
-SETTINGS = ("train_config.json", "training/config.json")
 GRIDS = {
-    "samples.png": "Pictures of the first seeds",
+    SAMPLES_FILE: "Pictures of the first seeds",
     "style_mix.png": "Style mixing",
-    "nearest.png": "Drawn pictures on the left, beside each the training pictures nearest to it",
+    NEAREST_FILE: "Drawn pictures on the left, beside each the training pictures nearest to it",
 }
 FEATURES = "training/features.safetensors"
 MAX_TEXT = 100_000  # bytes of a card, and of a file of settings
@@ -75,11 +73,11 @@ def about_tab(page: Page, picked: gr.Number) -> None:
             with suppress(UserError):
                 return file(name, most)
 
-        path = file(CARD, MAX_TEXT)
+        path = file(CARD_FILE, MAX_TEXT)
         address = f"{HfApi().endpoint}/{found.name}/blob/{found.revision}/" if found.revision else None
         card = read_card(path.read_text("utf-8", errors="replace"), address) if path else None
         settings = []
-        for name in (CONFIG_FILE, *SETTINGS):
+        for name in (CONFIG_FILE, SETTINGS_FILE, SHARED_SETTINGS_FILE):
             if path := optional(name, MAX_TEXT):
                 settings.extend(row for row in read_settings(path) if row not in settings)
         grids = []

@@ -18,8 +18,8 @@ from gradio_client.utils import is_http_url_like
 
 from fastgan.app.first import First
 from fastgan.app.models import Found, ModelCache
+from fastgan.config import GATE_LEVELS
 from fastgan.errors import UserError
-from fastgan.models import GATE_LEVELS
 
 log = logging.getLogger("fastgan.app")
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from fastgan.config import ModelConfig, read_json
+from fastgan.config import ModelConfig
 from fastgan.errors import UserError
-from fastgan.hub import CONFIG_FILE, MAX_CONFIG, PASSING, WEIGHTS_FILE, fetch, from_pretrained, limit_silence
+from fastgan.files import CONFIG_FILE, WEIGHTS_FILE, read_json
+from fastgan.hub import MAX_CONFIG, PASSING, commit_of, fetch, from_pretrained, limit_silence
 from fastgan.models import Generator
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
@@ -104,9 +105,8 @@ class ModelCache:
         Raises:
             UserError: the Hub can't be asked just now.
         """
-        from httpx2 import HTTPError
         from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError, RemoteEntryNotFoundError
         from huggingface_hub.hf_api import RepoFile
 
         if not found.revision:
@@ -133,11 +133,11 @@ class ModelCache:
 
     def _commit(self, model: str, revision: str | None, token: str | bool | None) -> str:
         """The commit that a revision stands for; asking the Hub for it is also what proves the right to read it."""
-        from httpx2 import HTTPError  # what huggingface_hub speaks HTTP with
         from huggingface_hub import HfApi, try_to_load_from_cache
         from huggingface_hub.errors import (
             GatedRepoError,
             HfHubHTTPError,
+            HTTPError,
             RepositoryNotFoundError,
             RevisionNotFoundError,
         )
@@ -170,7 +170,7 @@ class ModelCache:
             cached = try_to_load_from_cache(model, CONFIG_FILE, revision=revision) if token is None else None
             if not isinstance(cached, str):
                 raise UserError(f"{where}: the Hub can't be reached just now; try again in a minute") from None
-            return Path(cached).parent.name
+            return commit_of(Path(cached), CONFIG_FILE)
         with self._lock:
             if len(self._commits) >= 1000:
                 self._commits.clear()
