@@ -6,9 +6,7 @@ killed one would have gone, and two processes draw exactly what one process that
 """
 
 import dataclasses
-import glob
 import importlib.util
-import json
 import math
 import os
 import signal
@@ -16,7 +14,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +33,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fastgan import data, fast, sampling, watch
-from fastgan.cards import RUN_FILE, run_facts, write_run_facts
+from fastgan.cards import run_facts, write_run_facts
 from fastgan.checkpoints import (
     Best,
     RunState,
     best_of_run,
-    checkpoints_in,
-    clear_leftovers,
     keep_best,
     load_checkpoint,
     read_state,
     save_checkpoint,
 )
-from fastgan.config import TrainConfig, is_pattern, parse_every
+from fastgan.config import TrainConfig
 from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.evaluation import Evaluator, save_features, save_sheet
@@ -54,29 +51,35 @@ from fastgan.files import (
     BEST,
     CHECKPOINTS,
     LOG_FILE,
+    REPORT_FILE,
     SAMPLES,
     SAMPLES_FILE,
-    SETTINGS_FILE,
-    SKIPPED_FILE,
-    WEIGHTS_FILE,
     quoted,
     write_file,
-    write_json,
-    write_text,
 )
 from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
-from fastgan.growing import level_at, shrink
+from fastgan.growing import shrink
 from fastgan.hub import save_model
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
 from fastgan.pixels import to_uint8
-from fastgan.report import REPORT_FILE, grids_in, write_report
+from fastgan.report import write_report
+from fastgan.run_folder import RunFolder, folder_of
+from fastgan.schedule import Budget, Every
 
 GRID_SEEDS = range(16)
 # In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
 NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
-GOING, FINISHED, INTERRUPTED, DIVERGED = range(4)
+
+
+class Stop(IntEnum):
+    """Why a run ends; of several reasons, among processes too, the highest counts."""
+
+    GOING = 0
+    FINISHED = 1
+    INTERRUPTED = 2
+    DIVERGED = 3
 
 
 def train(config: TrainConfig, resume: bool = False) -> Path:
@@ -103,7 +106,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
             if isinstance(error, torch.distributed.DistError) or "closed by peer" in str(error):
                 raise UserError("another process has ended; see what it said") from error
             if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY):
-                text = f"{run_folder(config)}: out of memory; more --accumulate, a smaller --size or --ngf need less"
+                text = f"{folder_of(config)}: out of memory; more --accumulate, a smaller --size or --ngf need less"
                 raise UserError(text) from error
             raise
         finally:
@@ -111,49 +114,24 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
                 trainer.close()
 
 
-def run_folder(config: TrainConfig) -> Path:
-    """Where a run with these settings leaves its results."""
-    if config.output_dir:
-        return Path(config.output_dir)
-    path = Path(config.dataset)
-    if is_pattern(config.dataset):
-        path = next(parent for parent in path.parents if not glob.has_magic(parent.name))
-    return Path("runs") / (path.stem if path.suffix.lower() in (".zip", ".parquet") else path.name)
-
-
-class Every:
-    """Says when something at an interval such as "10min" or "5kimg" is due."""
-
-    def __init__(self, text: str, images: int):
-        self.number, self.unit = parse_every(text)
-        self.images, self.started, self.seconds = images, time.monotonic(), 0.0
-
-    def due(self, images: int) -> bool:
-        """Whether a multiple of the interval has passed since this was last asked; so equal ones fall together."""
-        seconds = time.monotonic() - self.started
-        if self.unit == "min":
-            interval, now, before = 60 * self.number, seconds, self.seconds
-        else:
-            interval, now, before = 1000 * self.number, images, self.images
-        self.images, self.seconds = images, seconds
-        return math.floor(now / interval) > math.floor(before / interval)
-
-
 class Trainer:
     """One run: networks, optimizers, pictures and the folder they end in."""
 
     def __init__(self, config: TrainConfig, resume: bool = False):
         self.config, self.resumes = config, resume
-        self.folder = run_folder(config)
+        self.folder = folder_of(config)
         self.best: Best | None = None
         self.shares_state = is_initialized()  # with a caller who uses Accelerate for something else, as in a notebook
         self.accelerator = self._start_accelerator()
         self.main = self.accelerator.is_main_process
         self.world = self.accelerator.num_processes
-        self.stop = self.wish = GOING  # what is decided; what this process would have
-        self.warned = self.began = self.leftover = self.trained = self.pressed = self.saved = False
+        self.stop = self.wish = Stop.GOING  # what is decided; what this process would have
+        self.files = RunFolder(self.folder, resume, self.main)
+        self.trained = False  # whether a step was made since it started
+        self.pressed = False  # whether Ctrl-C was pressed
+        self.saved = False  # whether the last save is done
+        self.warned = False  # that D wins every time
         self.evaluated = -1  # pictures seen at the last evaluation
-        self.skipped = 0  # pictures that were left out
         self.levels = config.levels
         self.state = RunState(level=self.levels[0])
         self.sums: dict[str, Tensor] = {}
@@ -161,14 +139,13 @@ class Trainer:
         try:
             self._set_up()
         except BaseException:
-            if self.main and self.began:
-                self._withdraw()
+            self.files.withdraw()
             self.close()
             raise
 
     def _set_up(self) -> None:
         self._check_processes()
-        checkpoints = self._together(self._open_folder)
+        checkpoints = self._together(lambda: self.files.open(self.config))
         self.publisher = self._together(self._open_hub)
         start = None if self.resumes else self.config.init_from
         self.base = self._together(lambda: open_base(start) if start else None)
@@ -176,7 +153,7 @@ class Trainer:
         if self.config.fast:
             fast.prepare(self.accelerator.device)
         if self.resumes:
-            with _named(checkpoints):
+            with _with_way_back(checkpoints):
                 self.state.level = read_state(checkpoints[-1])[0].level or self.levels[-1]
         if not self.grown:
             self._rehearse()
@@ -195,30 +172,27 @@ class Trainer:
     def run(self) -> Path:
         """Train until the set length is reached, then save everything."""
         config, state = self.config, self.state
-        if self.leftover:  # of a run that was killed before its first checkpoint
-            for file in (self.folder / LOG_FILE, self.folder / RUN_FILE, *grids_in(self.folder / SAMPLES).values()):
-                file.unlink(missing_ok=True)
-        started = last = time.monotonic()
+        self.files.begin()
+        budget = self.budget = Budget(config, state.seconds)
+        last = time.monotonic()
         log, samples, evaluation, checkpoint = (
             Every(text, state.images)
             for text in (config.log_every, config.sample_every, config.eval_every, config.checkpoint_every)
         )
-        self.log_clock = (started, state.images)
-        self.deadline = started + 60 * (config.max_minutes or math.inf)
-        self.before = state.seconds
+        self.log_clock = (last, state.images)
         batches = self._batches()
         with self._signals():
             with self._progress() as self.bar:
-                self.due = self._level_by_length()
-                if state.images >= self.length:
-                    self.stop = self.wish = FINISHED
-                    self.say(f"{self.folder}: is at its full length; a larger {self._limit} makes it go on")
-                while self.stop == GOING:
+                self.due = budget.level_by_images(state.images)
+                if state.images >= budget.images:
+                    self.stop = self.wish = Stop.FINISHED
+                    self.say(f"{self.folder}: is at its full length; a larger {budget.limit} makes it go on")
+                while self.stop == Stop.GOING:
                     if self.due > state.level:
                         with self._pause():
                             self.grow(self.due)
                     if not self.step(batches):
-                        self.stop = INTERRUPTED
+                        self.stop = Stop.INTERRUPTED
                         break
                     now = time.monotonic()
                     state.seconds, last = state.seconds + now - last, now
@@ -233,9 +207,9 @@ class Trainer:
                             self.evaluate()
                         if self.main and checkpoint.due(state.images):
                             self.save()
-                            if self.publisher and self.wish != DIVERGED:
+                            if self.publisher and self.wish != Stop.DIVERGED:
                                 self.publisher.offer(state.kimg)
-                    self._decide(now - started)
+                    self._decide()
             return self._finish()
 
     def step(self, batches: Iterator[Tensor]) -> bool:
@@ -249,7 +223,7 @@ class Trainer:
                 real = next(batches)
             except RuntimeError as error:
                 alone = part == 0 and self.world == 1
-                if not (alone and self.wish == INTERRUPTED and "DataLoader worker" in str(error)):
+                if not (alone and self.wish == Stop.INTERRUPTED and "DataLoader worker" in str(error)):
                     raise
                 return False
             self.train_on(real)
@@ -344,26 +318,6 @@ class Trainer:
                 f"processes × --accumulate {config.accumulate}; try {parts * max(2, config.batch_size // parts)}"
             )
 
-    def _open_folder(self) -> list[Path]:
-        """Make the run folder, or find the checkpoints in it; what ended before its first one is begun anew."""
-        checkpoints = checkpoints_in(self.folder / CHECKPOINTS)
-        model = any((folder / WEIGHTS_FILE).exists() for folder in (self.folder, self.folder / BEST))
-        if os.path.isabs(self.config.dataset) and self.folder.resolve() == Path(self.config.dataset).resolve():
-            raise UserError(f"--output-dir {self.folder}: holds the pictures; choose another folder")
-        if self.resumes and not checkpoints:
-            other = "its model can be a start: --init-from" if model else "start it again without --resume"
-            raise UserError(f"--resume {self.folder}: no checkpoint there; {other}")
-        if not self.resumes and self.main and (checkpoints or model):
-            again = f"continue it with --resume {quoted(self.folder)}, or " if checkpoints else ""
-            what = "run" if checkpoints else "model"
-            raise UserError(f"{self.folder}: holds a {what} already; {again}choose another --output-dir")
-        if self.main:
-            clear_leftovers(self.folder / CHECKPOINTS)
-            self.leftover = not self.resumes and (self.folder / SETTINGS_FILE).exists()
-            write_json(self.folder / SETTINGS_FILE, self.config.to_dict())
-            self.began = not self.resumes
-        return checkpoints
-
     def _open_hub(self) -> Any:
         """What pushes this run, its right to do so checked before any time is spent; None where nothing does."""
         config = self.config
@@ -373,13 +327,6 @@ class Trainer:
 
         every_save = config.hub_strategy == "every_save"
         return Publisher(self.folder, config.push_to_hub, config.hub_public, every_save, self.say)
-
-    def _withdraw(self) -> None:
-        """Leave no folder of a run that could not start."""
-        for name in (SKIPPED_FILE,) if self.leftover else (SETTINGS_FILE, SKIPPED_FILE):
-            (self.folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # what else is in it was there before
-            self.folder.rmdir()
 
     def _data_options(self) -> dict[str, Any]:
         config = self.config
@@ -409,7 +356,8 @@ class Trainer:
             raise UserError(
                 f"--batch-size {config.batch_size}: more than the {count} pictures of {config.dataset}{less}"
             )
-        self._say_skipped(pictures.skipped)
+        if news := self.files.write_skipped(pictures.skipped):
+            self.say(news)
         before, now = run_facts(self.folder) if self.resumes else {}, len(pictures.images)
         if before.get("fingerprint", pictures.fingerprint) != pictures.fingerprint:
             self.say(
@@ -417,15 +365,6 @@ class Trainer:
                 f"then, {now} now); it goes on with these"
             )
         return pictures
-
-    def _say_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
-        """Say how many pictures were left out, if that is news, and write down which and why."""
-        if self.main and len(skipped) > self.skipped:
-            self.skipped = len(skipped)
-            text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
-            write_text(self.folder / SKIPPED_FILE, text)
-            left_out = "1 picture was" if len(skipped) == 1 else f"{len(skipped)} pictures were"
-            self.say(f"{left_out} left out; {self.folder / SKIPPED_FILE} says why")
 
     def _open_stream(self) -> data.StreamedBatches:
         return data.stream_batches(self.config.dataset, **self._data_options(), **self._order())
@@ -562,17 +501,14 @@ class Trainer:
 
     def _load(self, checkpoints: Sequence[Path]) -> None:
         checkpoint = checkpoints[-1]
-        with _named(checkpoints):
+        with _with_way_back(checkpoints):
             self.state, memory, scaler = load_checkpoint(checkpoint, *self._parts())
         self.best = best_of_run(self.folder)  # may be of later than the checkpoint
         self.objective.remember({name: tensor.to(self.accelerator.device) for name, tensor in memory.items()})
         if scaler and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(scaler)
         if self.main:
-            log = self.folder / LOG_FILE
-            lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-            kept = [line for line in lines if _images_of(line) <= self.state.images]
-            write_text(log, "".join(f"{line}\n" for line in kept))
+            self.files.rewind_log(self.state.images)
         self.say(f"Continuing {self.folder} from {checkpoint.name} ({self.state.kimg:.2f} kimg)")
 
     def _start_trackers(self) -> None:
@@ -589,15 +525,13 @@ class Trainer:
         values = {name: float(total) / self.micro_steps for name, total in self.sums.items()}
         self.sums, self.micro_steps = {}, 0
         if not all(math.isfinite(value) for value in values.values()):
-            self.wish = DIVERGED
+            self.wish = Stop.DIVERGED
         if not self.main:
             return
         then, images = self.log_clock
         self.log_clock = (time.monotonic(), self.state.images)
         rate = (self.state.images - images) / max(1e-9, time.monotonic() - then)
-        if self.config.max_minutes is not None:
-            left = max(0.0, self.deadline - time.monotonic())
-            self.bar.total = min(self.length, round(self.state.images + rate * left))
+        self.bar.total = self.budget.images_at(rate, self.state.images)
         self.bar.set_postfix(d=f"{values['loss/d']:.2f}", g=f"{values['loss/g']:.2f}")
         self._record({**values, "images_per_second": rate})
         if values["loss/d"] < 0.02 and not self.warned:
@@ -610,8 +544,7 @@ class Trainer:
     def _record(self, values: dict[str, Any]) -> None:
         state = self.state
         line = {"images": state.images, "step": state.steps, "seconds": round(state.seconds, 2), **values}
-        with open(self.folder / LOG_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.files.record(line)
         numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
         self.accelerator.log(numbers, step=self.state.images)
 
@@ -643,10 +576,10 @@ class Trainer:
     def save(self) -> None:
         """Write the generator as it stands, its pictures and a checkpoint."""
         self.log()
-        if self.wish == DIVERGED:
+        if self.wish == Stop.DIVERGED:
             return
-        if self.stream:
-            self._say_skipped(self.stream.skipped)
+        if self.stream and (news := self.files.write_skipped(self.stream.skipped)):
+            self.say(news)
         generator = self.draw_samples()
         save_model(generator, self.folder)
         networks, optimizers = self._parts()
@@ -661,7 +594,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Measure the generator, keep it in best/ if none was better, and say what has begun to go wrong."""
         self.log()
-        if self.wish == DIVERGED or self.evaluator is None:
+        if self.wish == Stop.DIVERGED or self.evaluator is None:
             return
         started, self.evaluated = time.monotonic(), self.state.images
         generator = self._settled()
@@ -700,7 +633,7 @@ class Trainer:
                 raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {self.command}")
             if self.pressed and number == signal.SIGINT:
                 raise KeyboardInterrupt("Stopped at once; the last checkpoint is whole.")
-            self.pressed, self.wish = True, max(self.wish, INTERRUPTED)
+            self.pressed, self.wish = True, max(self.wish, Stop.INTERRUPTED)
             self.say("Stopping after this step and saving; press Ctrl-C again to stop without saving")
 
         numbers = (signal.SIGINT, signal.SIGTERM)
@@ -711,16 +644,14 @@ class Trainer:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
 
-    def _decide(self, seconds: float) -> None:
+    def _decide(self) -> None:
         """Set whether to stop and which size is due, the same in every process."""
-        state, limit = self.state, 60 * (self.config.max_minutes or math.inf)
-        at_length = state.images >= self.length
-        if at_length or seconds >= limit:
-            self.wish = max(self.wish, FINISHED)
-        level = level_at(self.levels, (self.before + seconds) / (self.before + limit))
-        if self.world == 1 or at_length or state.steps % AGREE_EVERY == 0:
-            self.stop, self.due = self._agreed(self.wish, level)
-        self.due = max(self.due, self._level_by_length())
+        images, budget = self.state.images, self.budget
+        if budget.used_up(images):
+            self.wish = max(self.wish, Stop.FINISHED)
+        if self.world == 1 or images >= budget.images or self.state.steps % AGREE_EVERY == 0:
+            self.stop, self.due = self._agreed(self.wish, budget.level_by_time())
+        self.due = max(self.due, budget.level_by_images(images))
 
     def _agreed(self, *values: int) -> Sequence[int]:
         """The largest of each among all processes."""
@@ -728,34 +659,30 @@ class Trainer:
             return values
         return self.accelerator.gather(torch.tensor([values], device=self.accelerator.device)).amax(0).tolist()
 
-    def _level_by_length(self) -> int:
-        """The size that is due by the number of pictures shown."""
-        return level_at(self.levels, min(1.0, self.state.images / self.length))
-
     def _finish(self) -> Path:
         """Save what there is and say where it is."""
         self.log()  # which may find that the loss is no longer a number
         [self.stop] = self._agreed(max(self.stop, self.wish))
-        if self.stop == FINISHED and not self.grown:  # too short a run to have come that far
+        if self.stop == Stop.FINISHED and not self.grown:  # too short a run to have come that far
             self.grow(self.levels[-1])
-        if self.main and self.stop != DIVERGED:
+        if self.main and self.stop != Stop.DIVERGED:
             if self.trained:
                 self.save()
             self.saved = True
             self.stop = max(self.stop, self.wish)  # Ctrl-C may have come while it was saved
-            if self.stop == FINISHED and self.evaluator and self.evaluated != self.state.images:
+            if self.stop == Stop.FINISHED and self.evaluator and self.evaluated != self.state.images:
                 self.evaluate()
                 write_report(self.folder)
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
-        if self.stop == DIVERGED:
+        if self.stop == Stop.DIVERGED:
             raise UserError(
                 f"{self.folder}: the loss is no longer a number after {self.state.kimg:.2f} kimg. Its checkpoints are "
                 f"from before; start anew with a lower --learning-rate, or with --mixed-precision no{not_there}"
             )
-        if self.stop == INTERRUPTED and not self.state.images:
+        if self.stop == Stop.INTERRUPTED and not self.state.images:
             raise KeyboardInterrupt(f"Stopped before the first step; {self.folder} holds nothing to go on from")
-        if self.stop == INTERRUPTED:
+        if self.stop == Stop.INTERRUPTED:
             size = "" if self.grown else f", still at {self.ema.model.config.width} pixels"
             at = f"{self.state.kimg:.2f} kimg{size}"
             raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {self.command}{not_there}")
@@ -789,12 +716,9 @@ class Trainer:
 
     def _progress(self) -> tqdm:
         """A bar over pictures with rate and time left; a line every half minute where there is no terminal."""
-        config = self.config
-        self.length, self._limit = max(1, int(1000 * config.duration_kimg)), "--duration-kimg"
-        if config.max_steps is not None and config.max_steps * config.batch_size <= self.length:
-            self.length, self._limit = config.max_steps * config.batch_size, "--max-steps"
         return tqdm(
-            total=self.length if config.max_minutes is None else None,  # the first log line knows how far it will get
+            # Where minutes count, the first log line knows how far it will get.
+            total=self.budget.images if self.config.max_minutes is None else None,
             initial=self.state.images,
             unit=" pictures",
             desc=self.folder.name,
@@ -805,7 +729,7 @@ class Trainer:
 
 
 @contextmanager
-def _named(checkpoints: Sequence[Path]) -> Iterator[None]:
+def _with_way_back(checkpoints: Sequence[Path]) -> Iterator[None]:
     """Says of a checkpoint that can't be read how to go on without it."""
     try:
         yield
@@ -814,14 +738,6 @@ def _named(checkpoints: Sequence[Path]) -> Iterator[None]:
             raise
         before, last = checkpoints[-2:]
         raise UserError(f"{error}. To go on from {before.name} instead, delete {last}") from None
-
-
-def _images_of(line: str) -> float:
-    """The picture count of a log line; one that was cut off by a kill counts as later than any."""
-    try:
-        return json.loads(line)["images"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
 
 
 def _require(package: str, what: str) -> None:

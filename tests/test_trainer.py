@@ -27,7 +27,9 @@ from fastgan.data import load_pictures
 from fastgan.evaluation import evaluate
 from fastgan.models import downscale
 from fastgan.objectives import frozen
-from fastgan.trainer import INTERRUPTED, Every, Trainer, run_folder, train
+from fastgan.run_folder import folder_of
+from fastgan.schedule import Every
+from fastgan.trainer import Stop, Trainer, train
 
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "examples" / "emoji_faces"
@@ -407,7 +409,7 @@ def test_a_run_that_diverged_in_its_last_steps_is_no_success(tiny, end):
     with torch.no_grad():
         next(trainer.players.generator.parameters()).fill_(math.nan)
     if end == "Ctrl-C":
-        trainer.wish = INTERRUPTED
+        trainer.wish = Stop.INTERRUPTED
     with pytest.raises(UserError, match="the loss is no longer a number"):
         trainer.run()
     assert not (trainer.folder / "model.safetensors").exists()
@@ -481,7 +483,7 @@ def test_a_run_is_called_like_its_pictures(tmp_path, monkeypatch, dataset, name)
     (folder / "sub").mkdir(parents=True)
     (folder / "faces.zip").write_bytes(b"")
     monkeypatch.chdir(folder)
-    assert run_folder(TrainConfig(dataset=dataset)) == Path("runs", name)
+    assert folder_of(TrainConfig(dataset=dataset)) == Path("runs", name)
 
 
 TWO = (sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--quiet")
