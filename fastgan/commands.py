@@ -225,7 +225,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out}: expected a name that ends in {', '.join(WRITERS)}")
     seeds = sampling.parse_seeds(options.seeds, "--seeds")
     if len(seeds) < 2:
-        raise UserError(f"--seeds {options.seeds}: a walk needs at least 2 keys")
+        raise UserError(f"--seeds {options.seeds}: a walk needs at least 2 seeds")
     most = MOST_FRAMES // len(seeds)
     if not 1 <= options.frames <= most:
         raise UserError(f"--frames {options.frames}: expected 1 frame between them to {most:,}")
@@ -420,7 +420,9 @@ def load(options: argparse.Namespace):
     from fastgan.hub import from_pretrained
 
     if options.revision and os.path.isdir(options.model):
-        raise UserError(f"--revision {options.revision}: {options.model} is a folder; only models on the Hub have any")
+        raise UserError(
+            f"--revision {options.revision}: {options.model} is a folder; only models on the Hub have revisions"
+        )
     where, precision = device(options.device), getattr(options, "precision", "fp32")
     if where.type == "cpu":
         keep_freed_memory()

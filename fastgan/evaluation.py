@@ -104,7 +104,7 @@ def evaluate(
         progress: show bars.
 
     Raises:
-        UserError: fewer than 6 pictures on a side, a network that is not to be had, a folder that can't be written.
+        UserError: fewer than 6 pictures on a side, a network that is not available, a folder that can't be written.
     """
     if not networks:
         raise UserError("evaluate: name at least one network")
@@ -162,7 +162,7 @@ class Evaluator:
         device: where the network runs.
 
     Raises:
-        UserError: the network is not to be had, or there are fewer than 6 pictures.
+        UserError: the network is not available, or there are fewer than 6 pictures.
     """
 
     def __init__(
@@ -375,7 +375,7 @@ def table(found: Evaluation, name: str) -> str:
     if any(result.network_taught_model for result in found.results):
         lines.append("* taught this model, so its figures flatter it")
     if any(result.network_taught_model is None for result in found.results):
-        lines.append("What taught this model is not said; a network that did would flatter it")
+        lines.append("Which network taught this model is not recorded; figures under that one would be too good")
     return "\n".join(lines)
 
 

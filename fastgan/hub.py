@@ -22,7 +22,7 @@ DTYPES = {"F32": torch.float32, "I64": torch.int64}
 
 
 def limit_silence() -> None:
-    """Have the Hub's client give up on a Hub that takes a request and never answers, which by itself it would not."""
+    """Have the Hub's client give up on a Hub that takes a request and never answers; by itself it waits for ever."""
     from huggingface_hub import get_session
 
     client = get_session()

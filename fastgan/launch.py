@@ -1,4 +1,4 @@
-"""Several processes on CPUs: `accelerate launch --cpu --num_processes 2` starts but one and leaves the rest to MPI."""
+"""Several processes on CPUs: `accelerate launch --cpu --num_processes 2` starts one only and leaves more to MPI."""
 
 import math
 import os

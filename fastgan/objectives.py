@@ -251,7 +251,7 @@ def figures(d_loss: Tensor, g_loss: Tensor, real_logits: Iterable[Tensor], fake_
         "loss/g": g_loss,
         "logits/real": mean(part.mean() for part in real_logits),
         "logits/fake": mean(part.mean() for part in fake_logits),
-        # 1 where D knows every training picture for real, 0 where it guesses (arXiv:2006.06676).
+        # 1 where D recognises every training picture as real, 0 where it guesses (arXiv:2006.06676).
         "d_overfitting": mean(part.sign().mean() for part in real_logits),
     }
 

@@ -225,7 +225,7 @@ def commit_files(
         message: of the commit.
         kind: "model", "dataset" or "space".
         revision: branch; made when it is not there.
-        stale: says of a file there, by its path, that it goes away unless it is among these; None of them otherwise.
+        stale: says of a file there, by its path, that it goes away unless it is among these.
         say: told about waits.
 
     Raises:
@@ -449,7 +449,7 @@ class Publisher:
     def where_it_is(self, kimg: float) -> str:
         """What is on the Hub of a run that stands at `kimg`, and the command that brings the rest."""
         if self.done is None:
-            return f"Not on the Hub: nothing of this run is. Push it with: {self.command}"
+            return f"Nothing of this run is on the Hub yet. Push it with: {self.command}"
         at, pushed = self.done
         seen_by = "private" if pushed.private else "public"
         there = f"On the Hub: {pushed.url} ({seen_by}), as it was at {at:.2f} kimg, commit {pushed.commit[:10]}"

@@ -39,7 +39,11 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 34  # room around the curves
 CHARTS = (  # title, what it says, figures that begin so; what no chart names gets one of its own
     ("Losses", "D's and G's should both stay away from zero.", ("loss/",)),
     ("Logits", "What D says of real and of drawn pictures; the wider the gap, the easier its job.", ("logits/",)),
-    ("Overfitting of D", "1 where it knows every training picture for real, 0 where it guesses.", ("d_overfitting",)),
+    (
+        "Overfitting of D",
+        "1 where it recognises every training picture as real, 0 where it guesses.",
+        ("d_overfitting",),
+    ),
     ("Images per second", "Real pictures shown to D, evaluations and saving left out.", ("images_per_second",)),
 )
 NO_CURVE = {"images", "step", "seconds", "level"}

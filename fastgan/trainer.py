@@ -94,7 +94,7 @@ def train(config: TrainConfig, resume: bool = False) -> Path:
         log.jsonl, report.html, train_config.json, samples/, checkpoints/ and best/.
 
     Raises:
-        UserError: the settings, the pictures or the folder won't do, or training diverged.
+        UserError: the settings, the pictures or the folder can't be used, or training diverged.
         KeyboardInterrupt: the run was interrupted; it is saved and the message says how to go on.
     """
     with fast.use(config.fast):
@@ -362,7 +362,7 @@ class Trainer:
         if before.get("fingerprint", pictures.fingerprint) != pictures.fingerprint:
             self.say(
                 f"{config.dataset}: not the pictures that this run began with ({before['dataset'].get('pictures')} "
-                f"then, {now} now); it goes on with these"
+                f"then, {now} now); it goes on with the new ones"
             )
         return pictures
 

@@ -98,7 +98,7 @@ def test_gates_and_strength_say_what_takes_the_style(model, generator, tmp_path)
     ("command", "says"),
     [
         (["interpolate", "--out", "walk.avi"], "--out walk.avi: expected a name that ends in .mp4, .gif, .webp"),
-        (["interpolate", "--out", "walk.gif", "--seeds", "4"], "a walk needs at least 2 keys"),
+        (["interpolate", "--out", "walk.gif", "--seeds", "4"], "a walk needs at least 2 seeds"),
         (["interpolate", "--out", "walk.gif", "--frames", "0"], "1 frame between them"),
         (["interpolate", "--out", "walk.gif", "--frames", "1", "--fps", "0"], "expected 1 to 120 frames per second"),
         (["interpolate", "--out", "walk.gif", "--psi", "9"], "--psi: expected a number from 0 to 2, got 9"),
@@ -108,7 +108,7 @@ def test_gates_and_strength_say_what_takes_the_style(model, generator, tmp_path)
         (["sample", "--grid", "grid.png", "--seeds", "9" * 5000], "--seeds: each is at most 9223372036854775807"),
         (["sample", "--grid", "grid.png", "--seeds", "0-99999"], "are too many; try --out"),
         (["sample", "--out", "pictures", "--psi", "7"], "--psi: expected a number from 0 to 2, got 7"),
-        (["sample", "--out", "pictures", "--revision", "v1"], "is a folder; only models on the Hub have any"),
+        (["sample", "--out", "pictures", "--revision", "v1"], "is a folder; only models on the Hub have revisions"),
         (["project", "nowhere.png"], "nowhere.png: no such file"),
         (["project", "."], ".: a folder; name one picture in it"),
         (["project", FACE, "--starts", "0"], "--starts: expected a number from 1 to 10,000, got 0"),

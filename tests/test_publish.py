@@ -328,7 +328,7 @@ def test_a_hub_that_is_gone_at_the_end_leaves_the_command_that_finishes_it(hub, 
     assert answer.code == 0
     line = only_line(answer.err, "Not on the Hub: ")
     command = f"fastgan push {tmp_path / 'new'} {repo}"
-    assert line == f"Not on the Hub: nothing of this run is. Push it with: {command}"
+    assert line == f"Nothing of this run is on the Hub yet. Push it with: {command}"
     hub.heal()
     assert person.give(*command.split()).code == 0
     assert set(hub.repo_files(repo)) == PUSHED
