@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from torch import Tensor
 
 from fastgan.app.cards import read_card, read_settings
-from fastgan.app.common import QUICK, Page, endpoint, show_gallery
+from fastgan.app.common import QUICK, QUIET, Page, endpoint, show_gallery
 from fastgan.app.keys import read_keys
 from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve
@@ -161,9 +161,7 @@ def about_tab(page: Page, picked: gr.Number) -> None:
         lambda: gr.Dataframe(visible=True),
         None,
         neighbours,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     picked.change(None, picked, seed, js="(seed) => String(seed)", api_visibility="private")
 

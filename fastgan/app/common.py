@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -26,11 +27,32 @@ log = logging.getLogger("fastgan.app")
 MAX_PIXELS = 2**26  # in one answer: 64 pictures of 1024 by 1024
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 8}  # answers within seconds, which take turns at drawing
 LONG = {"concurrency_id": "long", "concurrency_limit": 2}  # films and projections, which nothing quick waits for
+QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # what only the page itself asks for
 TURNS = 2  # pictures drawn at the same time
 GATES = [str(level) for level in GATE_LEVELS]  # texts, which every client of the API can send
 MAX_LINK_TEXT = 12_000  # characters of one text taken from an address
 
 T = TypeVar("T")
+
+
+class Pace:
+    """Says when something that grows is to be shown again.
+
+    Args:
+        seconds: between two looks at it.
+        at_once: whether the first look is now.
+    """
+
+    def __init__(self, seconds: float, at_once: bool = True):
+        self.seconds, self.shown = seconds, -math.inf if at_once else time.monotonic()
+
+    def due(self) -> bool:
+        """Whether to show it now."""
+        now = time.monotonic()
+        if now - self.shown <= self.seconds:
+            return False
+        self.shown = now
+        return True
 
 
 @dataclass

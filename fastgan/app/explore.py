@@ -9,7 +9,7 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from fastgan.app.common import QUICK, Page, check_pixels, endpoint, show_gallery, show_picture, upload_button
+from fastgan.app.common import QUICK, QUIET, Page, check_pixels, endpoint, show_gallery, show_picture, upload_button
 from fastgan.app.keys import Keys, read_keys
 from fastgan.app.pictures import name_of, serve, serve_png
 from fastgan.errors import UserError
@@ -205,9 +205,7 @@ def explore_tab(page: Page) -> ExploreTab:
             functools.partial(label, number),
             name,
             slider,
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
+            **QUIET,
         )
 
     @endpoint

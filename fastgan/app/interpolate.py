@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import gradio as gr
 import torch
 
-from fastgan.app.common import GATES, LONG, Page, check_pixels, endpoint, show_picture
+from fastgan.app.common import GATES, LONG, QUIET, Pace, Page, check_pixels, endpoint, show_picture
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_film, serve_png
 from fastgan.errors import UserError
@@ -79,14 +79,13 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             still if held else None,
             {int(gate): 1.0 for gate in held},
         )
-        frames, begin, shown = [], time.monotonic(), -float("inf")
+        frames, begin, pace = [], time.monotonic(), Pace(LOOK)
         for frame in page.in_turn(drawn):
             frames.append(frame)
-            if time.monotonic() - shown > LOOK:
+            if pace.due():
                 left = (time.monotonic() - begin) / len(frames) * (len(steps) - len(frames))
                 told = f"Frame {len(frames)} of {len(steps)}, about {left:.0f} s left"
                 yield serve_png(to_pil(frame[0]), found, "frame"), None, None, told
-                shown = time.monotonic()
         name = name_of(found, "walk", keys)
         film = torch.cat(frames)
         mp4 = serve_film(film, f"{name}.mp4", fps)
@@ -139,9 +138,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         lambda: (gr.Image(visible=True), gr.Video(visible=False), gr.File(visible=False)),
         None,
         shown,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     drawing = begun.then(
         interpolate,
@@ -156,12 +153,8 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         lambda also: (gr.Image(visible=False), gr.Video(visible=True), gr.File(visible=also != "nothing")),
         also,
         shown,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     # Said after the cancelling, so that no frame on its way says something else.
-    stop.click(None, cancels=[drawing], api_visibility="private").then(
-        lambda: "Stopped.", None, told, queue=False, show_progress="hidden", api_visibility="private"
-    )
+    stop.click(None, cancels=[drawing], api_visibility="private").then(lambda: "Stopped.", None, told, **QUIET)
     return InterpolateTab(keys)

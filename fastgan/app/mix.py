@@ -1,6 +1,5 @@
 """The Style mix tab: contents down, styles across, every cell their mix; and one pair with a live slider."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastgan.app.common import GATES, QUICK, Page, check_pixels, endpoint, show_picture
+from fastgan.app.common import GATES, QUICK, Pace, Page, check_pixels, endpoint, show_picture
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_png
 from fastgan.app.project import projection_panel
@@ -63,16 +62,15 @@ def mix_tab(page: Page) -> MixTab:
             sheet.put(0, column + 1, image)
         for row, image in enumerate(page.in_turn(draw(generator, down.z, down.noise))):
             sheet.put(row + 1, 0, image)
-        name, shown = name_of(found, "mix"), time.monotonic()
+        name, pace = name_of(found, "mix"), Pace(LOOK, at_once=False)
         facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
         taken = {int(gate): strength for gate in gates}
         mixes = page.in_turn(mix_grid(generator, down.z, down.noise, across.z, taken))
         for cell, image in enumerate(mixes):
             row, column = divmod(cell, len(across.z))
             sheet.put(row + 1, column + 1, image)
-            if time.monotonic() - shown > LOOK:
+            if pace.due():
                 yield serve_png(sheet.image, found, name, **facts)
-                shown = time.monotonic()
         yield serve_png(sheet.image, found, name, **facts)
 
     @endpoint

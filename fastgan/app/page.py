@@ -7,7 +7,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from fastgan.app.about import about_tab
-from fastgan.app.common import QUICK, Page, click_when_there, endpoint, read_address, write_address
+from fastgan.app.common import QUICK, QUIET, Page, click_when_there, endpoint, read_address, write_address
 from fastgan.app.explore import explore_tab
 from fastgan.app.first import COUNT, MAX_PIXELS, PSI, SEED, First, FirstLook
 from fastgan.app.interpolate import interpolate_tab
@@ -217,9 +217,7 @@ def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
             restore,
             None,
             [sampled.pictures, filled, tabs, *page.link.values()],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
+            **QUIET,
         ).then(**opened).success(**then_open).success(**then_draw)
         model.input(**opened).success(**then_open).success(**then_draw)
         psi.release(**then_draw)
@@ -239,9 +237,7 @@ def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
                 lambda: (gr.Tabs(selected=there), there),
                 None,
                 [tabs, tab],
-                queue=False,
-                show_progress="hidden",
-                api_visibility="private",
+                **QUIET,
             ).then(**then_draw)
 
         send(sampled.to_interpolate, "interpolate", walked.keys)

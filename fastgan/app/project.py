@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from fastgan.app.common import LONG, Page, endpoint, show_picture, upload_button
+from fastgan.app.common import LONG, QUIET, Pace, Page, endpoint, show_picture, upload_button
 from fastgan.app.pictures import name_of, serve_png
 from fastgan.errors import UserError
 from fastgan.projection import encode_latent, open_picture
@@ -48,12 +48,12 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
         if level > MOST_SEARCHED:
             raise UserError(f"Searching in a model of {level} pixels takes too long here; try `fastgan project`")
         opened = open_picture(Path(picture), "Picture")
-        begin, shown, behind = time.monotonic(), -float("inf"), 0
+        begin, pace, behind = time.monotonic(), Pace(LOOK), 0
         wanted = None
         for nearest in page.in_turn(search(found.generator, opened, keep=3 if level <= 512 else 1, steps=steps)):
             behind += 1
             last = nearest.done == nearest.steps
-            if time.monotonic() - shown < LOOK and not last:
+            if not (last or pace.due()):
                 continue
             wanted = wanted or serve_png(to_pil(nearest.target[0]), found, "wanted")
             code = encode_latent(nearest.z)
@@ -70,7 +70,6 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
                 left = (time.monotonic() - begin) / behind * (nearest.steps - nearest.done)
                 told = f"Step {nearest.done} of {nearest.steps}, about {left:.0f} s left. {how_near}"
             yield wanted, drawn, code, told
-            shown = time.monotonic()
 
     gr.Markdown(
         "The model draws only what it has learned: a picture from elsewhere comes back as the nearest thing it knows."
@@ -107,9 +106,7 @@ def projection_panel(page: Page, content: gr.Textbox, style: gr.Textbox, then: d
         lambda: "Stopped. This is the nearest so far.",
         None,
         told,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
     for button, field in ((as_content, content), (as_style, style)):
         button.click(None, [field, code], field, js=ADD_CODE, api_visibility="private").then(**then)

@@ -1,14 +1,13 @@
 """The Sample tab: seeds to pictures."""
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import gradio as gr
 from torch import Tensor
 
-from fastgan.app.common import QUICK, Page, check_pixels, endpoint, show_gallery
+from fastgan.app.common import QUICK, QUIET, Pace, Page, check_pixels, endpoint, show_gallery
 from fastgan.app.first import COUNT, PSI, SEED
 from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve_png, serve_zip
@@ -54,12 +53,11 @@ def sample_tab(page: Page) -> SampleTab:
             raise UserError("First seed: type a whole number")
         found = page.open(model, token)
         check_pixels(found, count)
-        drawn, shown = [], -float("inf")
+        drawn, pace = [], Pace(LOOK)
         for picture in seed_pictures(found, range(seed, seed + count), psi, page.in_turn):
             drawn.append(picture)
-            if time.monotonic() - shown > LOOK or len(drawn) == count:
+            if len(drawn) == count or pace.due():
                 yield drawn
-                shown = time.monotonic()
         if (found.where, psi, seed, count) == (page.first.model, PSI, SEED, COUNT):
             page.first.keep(found, drawn)
 
@@ -124,7 +122,7 @@ def sample_tab(page: Page) -> SampleTab:
     def pick(event: gr.SelectData) -> int:
         return int(event.value["caption"].removeprefix("seed "))
 
-    pictures.select(pick, None, picked, queue=False, show_progress="hidden", api_visibility="private")
+    pictures.select(pick, None, picked, **QUIET)
     return SampleTab(pictures, picked, to_interpolate, to_content, to_style, to_explore)
 
 
