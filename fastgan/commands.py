@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import math
 import os
 import socket
 from collections.abc import Sequence
@@ -129,7 +128,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         )
     measure.add_argument(
         "--fit",
-        choices=("crop", "pad", "stretch"),
+        metavar="crop|pad|stretch",
         help="how a picture of another shape becomes this one [as in training]",
     )
     measure.set_defaults(run=evaluate_command)
@@ -176,10 +175,10 @@ def evaluate_command(options: argparse.Namespace) -> None:
         raise UserError(f"evaluate {options.model}: which pictures should it be compared with? Give --dataset")
     if options.images is not None and options.images < 6:
         raise UserError(f"--images: expected at least 6, got {options.images}")
-    psi = options.psi
+    psi = _psi(options.psi)
     networks = [name.strip() for part in options.network or [evaluation.DEFAULT_NETWORK] for name in part.split(",")]
     # Pictures are prepared as they were for training; of another dataset, only the shape is known.
-    typed = TrainConfig(dataset=dataset)
+    typed = TrainConfig(dataset=dataset, fit=options.fit or "crop")
     same = trained if trained and typed.dataset == trained.dataset else typed
     generator = load(options)
     config = generator.config
@@ -232,7 +231,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
     if options.hold_style is None and (options.gates or options.strength != 1):
         raise UserError("--gates and --strength say how a style is held; give --hold-style SEED too")
     steps = sampling.walk(len(seeds), options.frames, not options.even, options.loop)
-    psi = options.psi
+    psi = _psi(options.psi)
     generator = load(options)
     strength = _strengths(options.gates, options.strength, generator.config.gates)
     z, noise = sampling.seeded_inputs(generator, seeds)
@@ -258,7 +257,7 @@ def mix_command(options: argparse.Namespace) -> None:
     styles = sampling.parse_seeds(options.style, "--style")
     if len(contents) * len(styles) > MOST_MIXES:
         raise UserError(f"mix: {len(contents)} contents × {len(styles)} styles are more than {MOST_MIXES:,} pictures")
-    psi = options.psi
+    psi = _psi(options.psi)
     generator = load(options)
     if not generator.config.gates:
         raise UserError(f"mix: {_name(options.model)} has no gates to mix through; models of 64 pixels and more have")
@@ -309,19 +308,15 @@ def _name(model: str) -> str:
 
 
 def add_psi(parser: argparse.ArgumentParser) -> None:
-    """The flag for truncation."""
+    """Add the flag for truncation."""
     parser.add_argument(
-        "--psi", type=_psi, default=1.0, metavar="X", help="truncation: 1 is off, less is less varied [1]"
+        "--psi", type=float, default=1.0, metavar="X", help="truncation: 1 is off, less varies less [1]"
     )
 
 
-def _psi(text: str) -> float:
-    try:
-        psi = float(text)
-    except ValueError:
-        psi = math.nan
+def _psi(psi: float) -> float:
     if not 0 <= psi <= 2:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 2, got {text}")
+        raise UserError(f"--psi: expected a number from 0 to 2, got {psi:g}")
     return psi
 
 
@@ -446,7 +441,7 @@ def sample_command(options: argparse.Namespace) -> None:
     if options.grid and options.grid.suffix.lower() != ".png":
         raise UserError(f"--grid {options.grid}: expected a name that ends in .png")
     seeds = parse_seeds(options.seeds, "--seeds")
-    psi = options.psi
+    psi = _psi(options.psi)
     generator = load(options)
     config = generator.config
     if options.grid and len(seeds) * config.channels * config.height * config.width > GRID_BYTES:

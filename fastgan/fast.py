@@ -120,9 +120,9 @@ def enabled() -> bool:
 
 def channels_last(x: Tensor) -> Tensor:
     """The map with its channels innermost in memory, which convolutions on CPUs and GPUs like best: same values."""
-    if _enabled and x.device.type in ("cpu", "cuda"):
-        return x.contiguous(memory_format=torch.channels_last)
-    return x
+    if x.device.type == "mps":
+        return x.contiguous()  # the backward pass of its batch norm is wrong otherwise in some versions of PyTorch
+    return x.contiguous(memory_format=torch.channels_last) if _enabled and x.device.type in ("cpu", "cuda") else x
 
 
 def glu(x: Tensor) -> Tensor:

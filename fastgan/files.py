@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,17 @@ def quoted(path: Path | str) -> str:
     return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
+def _replace(source: Path, target: Path) -> None:
+    """Give a file or folder its name; on Windows once whoever holds the old one, as virus scanners do, lets it go."""
+    for wait in (0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ():
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(source, target)
+
+
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Make a folder whole or not at all: `write` fills a temporary one, which then takes the name `folder`.
 
@@ -77,15 +89,15 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o755)
         write(temporary)
         if folder.exists():
-            os.replace(folder, old := temporary.with_name(f"{temporary.name}-old"))
+            _replace(folder, old := temporary.with_name(f"{temporary.name}-old"))
             try:
-                os.replace(temporary, folder)
+                _replace(temporary, folder)
             except OSError:
-                os.replace(old, folder)
+                _replace(old, folder)
                 raise
             shutil.rmtree(old, ignore_errors=True)
         else:
-            os.replace(temporary, folder)
+            _replace(temporary, folder)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
@@ -116,7 +128,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{path}: could not be written ({reason}); free some space or choose another folder") from None

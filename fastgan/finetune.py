@@ -220,7 +220,9 @@ def open_base(text: str) -> Base:
         )
         settings = [folder / name for name in (SHARED_SETTINGS_FILE, SETTINGS_FILE) if (folder / name).is_file()]
         name = folder.resolve().name
-        return Base(name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(*settings[:1]))
+        return Base(
+            name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(next(iter(settings), None))
+        )
     model, _, revision = text.partition("@")
     config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None, NO_FOLDER)
     if config_path is None:

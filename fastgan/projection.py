@@ -4,7 +4,7 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.optim.adam import adam
 
 from fastgan.data import FORMATS, prepare
 from fastgan.errors import UserError
@@ -166,25 +167,22 @@ def project(
     z = torch.stack([one.z for one in best]).to(device).requires_grad_()
     noise = [maps.to(device).expand(keep, -1, -1, -1).clone().requires_grad_(fit_noise) for maps in fixed]
     free = [z, *noise] if fit_noise else [z]
-    optimizer = torch.optim.Adam(free, lr=RATE)
+    optimizer = _Adam(free)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * _pace(step / steps)
         if step == int(NARROW * steps) and len(z) > 1:
             losses = [loss_of(one) for one in look_at_all(z, noise)]
             first = losses.index(min(losses))
             z = z[first : first + 1].detach().clone().requires_grad_()
             noise = [maps[first : first + 1].detach().clone().requires_grad_(fit_noise) for maps in noise]
             free = [z, *noise] if fit_noise else [z]
-            optimizer = torch.optim.Adam(free, lr=optimizer.param_groups[0]["lr"])
+            optimizer = _Adam(free)
         with torch.enable_grad():
             perceptual, squared = differ(generator(z, noise=noise).full)
             length = (z.square().mean(dim=1) - 1).square().mean()
             loss = perceptual + squared + 0.1 * length + (noise_structure(noise) if fit_noise else 0.0)
             # The generator belongs to others too: its weights must gather no gradient.
-            for part, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
-                part.grad = gradient
-        optimizer.step()
+            gradients = torch.autograd.grad(loss, free)
+        optimizer.step(gradients, RATE * _pace(step / steps))
         with torch.no_grad():
             if fit_noise:
                 for maps in noise:
@@ -193,6 +191,39 @@ def project(
             found = min(found, *look_at_all(z, noise), key=loss_of)
         found = found._replace(done=step + 1)
         yield found
+
+
+class _Adam:
+    """Adam of torch.optim, but for a look at the GPU, which ends the server process of a ZeroGPU Space.
+
+    Args:
+        parameters: changed in place.
+    """
+
+    def __init__(self, parameters: list[Tensor]):
+        self.parameters = parameters
+        self.means, self.squares = ([torch.zeros_like(part) for part in parameters] for _ in range(2))
+        self.steps = [torch.zeros(()) for _ in parameters]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], rate: float) -> None:
+        """Follow these gradients."""
+        adam(
+            self.parameters,
+            list(gradients),
+            self.means,
+            self.squares,
+            [],
+            self.steps,
+            foreach=False,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
 
 
 def noise_structure(noise: list[Tensor]) -> Tensor:

@@ -9,12 +9,15 @@ import dataclasses
 import importlib.util
 import math
 import os
+import shutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
     ProjectConfiguration,
     broadcast_object_list,
     parse_flag_from_env,
@@ -70,6 +74,7 @@ from fastgan.schedule import Budget, Every
 GRID_SEEDS = range(16)
 # In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
 NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
+PATIENCE = timedelta(hours=2)  # of processes that wait for one which prepares pictures or measures
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
 
 
@@ -202,7 +207,8 @@ class Trainer:
                         self.log()
                     with self._pause():
                         if self.main and samples.due(state.images):
-                            self.draw_samples()
+                            with self._not_worth_a_run():
+                                self.draw_samples(self._settled())
                         if self.main and evaluation.due(state.images):
                             self.evaluate()
                         if self.main and checkpoint.due(state.images):
@@ -275,7 +281,10 @@ class Trainer:
                 project_config=ProjectConfiguration(project_dir=str(self.folder)),
                 # Each process keeps the buffers of its own pictures: broadcasting them at every forward pass would
                 # change in place what the backward pass of an earlier one still needs.
-                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+                kwargs_handlers=[
+                    DistributedDataParallelKwargs(broadcast_buffers=False),
+                    InitProcessGroupKwargs(timeout=PATIENCE),
+                ],
             )
             if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
                 raise ValueError("a CPU does not compute in it; bf16 or no will do")
@@ -293,7 +302,8 @@ class Trainer:
             return self.config.mixed_precision
         if self.shares_state or os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
             return None
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator is about to make it
+        cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+        state = PartialState(cpu=cpu, timeout=PATIENCE)  # as Accelerator is about to make it
         [precision] = broadcast_object_list([fast.best_precision(state.device)])  # noisy, so one process decides
         return precision
 
@@ -393,7 +403,7 @@ class Trainer:
             for batch in batches:
                 if self.accelerator.device.type == "cuda":
                     batch = batch.pin_memory()  # only from pinned memory does a copy run beside the computation
-                yield batch.to(self.accelerator.device, non_blocking=True)
+                yield batch.to(self.accelerator.device, non_blocking=self.accelerator.device.type == "cuda")
         except UserError as error:  # of a stream; the other processes do not meet it, and this one may be silent
             if not self.accelerator.is_local_main_process:
                 print(f"error in process {self.accelerator.process_index}: {error}", file=sys.stderr)
@@ -552,12 +562,20 @@ class Trainer:
         """The averaged generator, ready for eval mode."""
         return self.ema.settle(self.accelerator.unwrap_model(self.players.generator), batch_size=self.part)
 
-    def draw_samples(self) -> Generator:
-        """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures. Returns the generator drawn."""
-        generator = self._settled()
+    @contextmanager
+    def _not_worth_a_run(self) -> Iterator[None]:
+        """What only shows the run and can't be written, as on Windows while somebody looks at it, is said; no more."""
+        try:
+            yield
+        except UserError as error:
+            self.say(f"{error}. The run goes on")
+
+    def draw_samples(self, generator: Generator) -> None:
+        """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures."""
         sheet = sampling.grid(torch.cat(list(sampling.sample(generator, GRID_SEEDS))))
-        for path in (self.folder / SAMPLES / f"{self.state.images:010d}.png", self.folder / SAMPLES_FILE):
-            write_file(path, lambda temporary: sheet.save(temporary))
+        drawn = self.folder / SAMPLES / f"{self.state.images:010d}.png"
+        write_file(drawn, lambda temporary: sheet.save(temporary))
+        write_file(self.folder / SAMPLES_FILE, lambda temporary: shutil.copyfile(drawn, temporary))
         if rows := self.objective.panel():
             size = rows[1].shape[2:]
             rows = [nn.functional.interpolate(row.detach().float(), size=size, mode="area") for row in rows]
@@ -571,7 +589,6 @@ class Trainer:
                 from trackio import Image as TrackedImage
 
                 tracker.log({"samples": TrackedImage(sheet.convert("RGB"))}, self.state.images)
-        return generator
 
     def save(self) -> None:
         """Write the generator as it stands, its pictures and a checkpoint."""
@@ -580,12 +597,14 @@ class Trainer:
             return
         if self.stream and (news := self.files.write_skipped(self.stream.skipped)):
             self.say(news)
-        generator = self.draw_samples()
+        generator = self._settled()
         save_model(generator, self.folder)
         networks, optimizers = self._parts()
         folder, keep = self.folder / CHECKPOINTS, self.config.keep_checkpoints
         save_checkpoint(folder, self.state, networks, optimizers, self.objective.memory(), self._scaler(), keep)
-        write_report(self.folder)
+        with self._not_worth_a_run():
+            self.draw_samples(generator)
+            write_report(self.folder)
 
     def _scaler(self) -> dict[str, Any] | None:
         """The gradient scaler's state, where there is one."""
@@ -607,10 +626,11 @@ class Trainer:
         if self.grown and (self.best is None or figures.kid < self.best.kid):
             self.best = Best(figures.kid, self.state.images)
             keep_best(self.folder, generator, self.best)
-        save_sheet(self.folder, generator, self.pictures.images, alike)
-        measured = self.evaluator
-        fingerprint, count = self.pictures.fingerprint, len(self.pictures.images)
-        save_features(self.folder, measured.real, measured.network, fingerprint, measured.rows, count)
+        measured, pictures = self.evaluator, self.pictures
+        with self._not_worth_a_run():
+            save_sheet(self.folder, generator, pictures.images, alike)
+            real, rows, count = measured.real, measured.rows, len(pictures.images)
+            save_features(self.folder, real, measured.network, pictures.fingerprint, rows, count)
         self._record({**figures.to_dict(), "level": self.state.level, "evaluation_seconds": seconds})
         self._remark()
 
@@ -636,6 +656,9 @@ class Trainer:
             self.pressed, self.wish = True, max(self.wish, Stop.INTERRUPTED)
             self.say("Stopping after this step and saving; press Ctrl-C again to stop without saving")
 
+        if threading.current_thread() is not threading.main_thread():  # where nobody can set handlers
+            yield
+            return
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, interrupt) for number in numbers]
         try:
@@ -672,7 +695,8 @@ class Trainer:
             self.stop = max(self.stop, self.wish)  # Ctrl-C may have come while it was saved
             if self.stop == Stop.FINISHED and self.evaluator and self.evaluated != self.state.images:
                 self.evaluate()
-                write_report(self.folder)
+                with self._not_worth_a_run():
+                    write_report(self.folder)
         self.accelerator.wait_for_everyone()
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
         if self.stop == Stop.DIVERGED:

@@ -172,4 +172,4 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, cache, capsys, flags, say
 def test_a_model_that_does_not_say_its_dataset_needs_one(run, capsys):
     (run / "train_config.json").unlink()
     assert main(["evaluate", str(run)]) == 2
-    assert "which pictures is it to be compared with? Give --dataset" in capsys.readouterr().err
+    assert "which pictures should it be compared with? Give --dataset" in capsys.readouterr().err

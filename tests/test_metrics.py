@@ -358,6 +358,6 @@ def test_one_picture_has_as_many_neighbours_as_are_asked_for():
 
 def test_a_set_that_is_one_picture_again_and_again_can_be_measured(network):
     same = torch.ones(8, 16)
-    found = measure(same, torch.rand(8, 16), network)
+    found = measure(same, -torch.rand(8, 16), network)
     assert math.isfinite(found.diversity) and found.recall == 0
     assert measure(same, same, network).diversity == 0

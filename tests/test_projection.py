@@ -146,3 +146,18 @@ def test_the_command_refuses_what_is_no_picture(generator, tmp_path, capsys):
     (tmp_path / "text.png").write_text("no picture")
     assert main(["project", "user/model", str(tmp_path / "text.png")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_search_follows_gradients_as_adam_of_torch_does():
+    torch.manual_seed(0)
+    ours = [torch.randn(3, 4), torch.randn(5)]
+    theirs = [part.clone().requires_grad_() for part in ours]
+    mine, adam = projection._Adam(ours), torch.optim.Adam(theirs)
+    for step in range(1, 6):
+        adam.param_groups[0]["lr"] = 0.1 / step
+        for part in theirs:
+            part.grad = torch.randn_like(part)
+        adam.step()
+        mine.step([part.grad for part in theirs], 0.1 / step)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=0, atol=0)

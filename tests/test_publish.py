@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 
 from fastgan import TrainConfig
+from fastgan.cards import render_model_card
 from fastgan.checkpoints import best_of_run, checkpoints_in
 from fastgan.files import write_json
 from fastgan.trainer import train
@@ -274,6 +275,26 @@ def test_networks_of_other_weights_go_away_and_the_card_speaks_of_none(hub, pers
     files = hub.repo_files(repo)
     assert set(files) == PUSHED - {"training/generator.safetensors", "training/discriminator.safetensors"}
     assert "holds the raw" not in files["README.md"].decode()
+
+
+def test_the_card_tells_the_figures_of_the_best_weights_before_a_checkpoint_knows_them(run):
+    measured = next(line for line in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "kid" in line)
+    with open(run / "log.jsonl", "a") as log:
+        log.write(json.dumps({**measured, "images": 24, "kid": 0.125, "kid_std": 0.5}) + "\n")
+    write_json(run / "best" / "kid.json", {"kid": 0.125, "images": 24})
+    card = render_model_card(run, best=True)
+    assert "0.1250 ± 0.5000" in card and "0.024" in card
+    assert "0.1250" not in render_model_card(run)
+
+
+def test_a_strangers_settings_say_neither_what_is_read_nor_where_it_is_kept(hub, person, run, repo, tmp_path):
+    assert person.give("fastgan", "push", run, repo).code == 0
+    settings = json.loads(hub.repo_files(repo)["training/config.json"])
+    settings |= {"dataset": str(tmp_path), "cache_dir": str(tmp_path / "kept")}
+    hub.git_push(repo, {"training/config.json": json.dumps(settings).encode()})
+    answer = person.give("fastgan", "evaluate", repo)
+    assert answer.code == 2 and "Give --dataset" in only_line(answer.err)
+    assert not (tmp_path / "kept").exists()
 
 
 # ---------------------------------------------------------------------- beside the training

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -741,3 +742,19 @@ def test_a_disk_that_cannot_take_a_checkpoint_is_said_and_leaves_no_half_file(tm
     assert "could not be written" in done.stderr and "Traceback" not in done.stderr
     assert not (run / "model.safetensors").exists()
     assert not list(run.rglob(".*"))
+
+
+def test_a_grid_that_can_not_be_written_is_said_and_ends_no_run(tiny, capsys):
+    config = tiny(sample_every="0.008kimg")
+    folder = Path(config.output_dir)
+    folder.mkdir()
+    (folder / "samples").write_text("in the way")
+    train(config)
+    assert "could not be written" in (said := capsys.readouterr().err) and "The run goes on" in said
+    assert fastgan.from_pretrained(folder).config.level == 32 and checkpoints_in(folder / "checkpoints")
+
+
+def test_a_run_may_be_started_from_a_thread(tiny):
+    with ThreadPoolExecutor(1) as pool:
+        folder = pool.submit(train, tiny(max_steps=1)).result()
+    assert (folder / "model.safetensors").is_file()
