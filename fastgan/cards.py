@@ -296,6 +296,7 @@ FIGURES = {  # what a card shows of an evaluation: name, and how to print it
     "recall": ("Recall", "{recall:.3f}"),
     "coverage": ("Coverage", "{coverage:.3f}"),
     "near_share": ("Share close to a training picture, 0.05 is usual", "{near_share:.3f}"),
+    "distance_ratio": ("Distance to the nearest training picture, 1 is usual", "{distance_ratio:.2f}"),
 }
 
 

@@ -44,8 +44,9 @@ def save_checkpoint(
     memory: Mapping[str, Tensor],
     scaler: dict[str, Any] | None,
     keep: int,
+    best: int | None = None,
 ) -> Path:
-    """Write `folder`/checkpoint-<images> and remove all but the newest `keep`.
+    """Write `folder`/checkpoint-<images> and remove all but the newest `keep` and the best.
 
     Args:
         folder: where checkpoints are.
@@ -54,6 +55,7 @@ def save_checkpoint(
         memory: what the objective keeps from step to step.
         scaler: the gradient scaler's state, if there is one.
         keep: how many checkpoints stay.
+        best: pictures that D had seen when the best model was kept; a checkpoint of then stays too.
 
     Raises:
         UserError: it could not be written; older checkpoints are untouched.
@@ -68,11 +70,17 @@ def save_checkpoint(
             save_tensors(memory, path / "memory.safetensors")
         write_json(path / STATE_FILE, {"state": asdict(state), "scaler": scaler})
 
-    path = folder / f"{PREFIX}{state.images:010d}"
+    path = checkpoint_of(folder, state.images)
     write_folder(path, write)
     for old in checkpoints_in(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if best is None or old != checkpoint_of(folder, best):
+            shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def checkpoint_of(folder: Path, images: int) -> Path:
+    """Where the checkpoint of a run that has seen so many pictures is."""
+    return folder / f"{PREFIX}{images:010d}"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -258,7 +258,7 @@ def mix_command(options: argparse.Namespace) -> None:
     if len(contents) * len(styles) > MOST_MIXES:
         raise UserError(f"mix: {len(contents)} contents × {len(styles)} styles are more than {MOST_MIXES:,} pictures")
     psi = _psi(options.psi)
-    generator = load(options)
+    generator, about = load(options), drawn_by(options)
     if not generator.config.gates:
         raise UserError(f"mix: {_name(options.model)} has no gates to mix through; models of 64 pixels and more have")
     strength = _strengths(options.gates, options.strength, generator.config.gates)
@@ -273,7 +273,7 @@ def mix_command(options: argparse.Namespace) -> None:
     rows = [torch.cat([corner, head])] + [torch.cat([own[i : i + 1], row]) for i, row in enumerate(cells)]
     sheet = sampling.grid(torch.cat(rows), columns=1 + len(styles))
     facts = {"content": options.content, "style": options.style, "psi": options.psi, "strength": options.strength}
-    info = sampling.png_info(_name(options.model), options.revision or "", **facts, gates=options.gates or "all")
+    info = sampling.png_info(**about, **facts, gates=options.gates or "all")
     write_file(options.out, lambda path: sheet.save(path, pnginfo=info))
     print(f"{len(contents)} contents × {len(styles)} styles in {options.out}")
 
@@ -304,7 +304,7 @@ def report_command(options: argparse.Namespace) -> None:
 
 def _name(model: str) -> str:
     """How a model is called in files: its Hub id, or its folder's name and never the way there."""
-    return Path(model).resolve().name if os.path.isdir(model) else model
+    return Path(model).resolve().name if os.path.isdir(model) else model.partition("@")[0]
 
 
 def add_psi(parser: argparse.ArgumentParser) -> None:
@@ -360,7 +360,7 @@ def project_command(options: argparse.Namespace) -> None:
         if not 1 <= value <= most:
             raise UserError(f"{flag}: expected a number from 1 to {most:,}, got {value}")
     picture = open_picture(options.picture, str(options.picture))
-    generator = load(options)
+    generator, about = load(options), drawn_by(options)
     search = project(
         generator,
         picture,
@@ -379,9 +379,8 @@ def project_command(options: argparse.Namespace) -> None:
             if found is None:
                 raise
             stopped = True
-    model = _name(options.model)
     code = encode_latent(found.z)
-    info = png_info(model, options.revision or "", seed=code, psi=1)
+    info = png_info(**about, seed=code, psi=1)
     write_file(options.out, lambda path: to_pil(found.image[0]).save(path, pnginfo=info))
     tensors = {"z": found.z, **{f"noise.{i}": maps for i, maps in enumerate(found.noise)}}
     write_file(beside := options.out.with_suffix(".safetensors"), lambda path: save_tensors(tensors, path))
@@ -427,6 +426,17 @@ def load(options: argparse.Namespace):
     return from_pretrained(options.model, revision=options.revision, device=where, dtype=dtype)
 
 
+def drawn_by(options: argparse.Namespace) -> dict[str, str]:
+    """What a PNG tells of the model at hand: its name, its commit on the Hub, its precision where that is not full."""
+    from fastgan.files import CONFIG_FILE
+    from fastgan.hub import MAX_CONFIG, commit_of, fetch
+
+    config = None if os.path.isdir(options.model) else fetch(options.model, CONFIG_FILE, MAX_CONFIG, options.revision)
+    facts = {"model": _name(options.model), "revision": commit_of(config, CONFIG_FILE) if config else ""}
+    precision = getattr(options, "precision", "fp32")
+    return facts if precision == "fp32" else {**facts, "precision": precision}
+
+
 def sample_command(options: argparse.Namespace) -> None:
     """`fastgan sample`: write a grid, or one PNG per seed with what it takes to draw it again."""
     from tqdm import tqdm
@@ -449,12 +459,12 @@ def sample_command(options: argparse.Namespace) -> None:
     if options.out:
         make_folder(options.out)
     pictures = (picture for batch in sample(generator, seeds, psi) for picture in batch)
-    model = _name(options.model)
+    about = drawn_by(options)
 
     kept = []
     for seed, picture in zip(seeds, tqdm(pictures, total=len(seeds), unit=" pictures", disable=None), strict=True):
         if options.out:
-            image, info = to_pil(picture), png_info(model, options.revision or "", seed=seed, psi=options.psi)
+            image, info = to_pil(picture), png_info(**about, seed=seed, psi=options.psi)
             write_file(options.out / f"seed{seed:04d}.png", lambda path, i=image, p=info: i.save(path, pnginfo=p))
         if options.grid:
             kept.append(picture)
@@ -464,7 +474,7 @@ def sample_command(options: argparse.Namespace) -> None:
         import torch
 
         sheet = grid(torch.stack(kept), options.columns)
-        info = png_info(model, options.revision or "", seed=options.seeds, psi=options.psi)
+        info = png_info(**about, seed=options.seeds, psi=options.psi)
         write_file(options.grid, lambda path: sheet.save(path, pnginfo=info))
         print(f"{len(seeds)} pictures in {options.grid}")
 
@@ -538,4 +548,5 @@ def import_command(options: argparse.Namespace) -> None:
     print(f"Wrote {options.out}: {', '.join(done.files)}")
     for remark in done.remarks:
         print(remark)
+    print(f"Its card, with source and licence: fastgan card {quoted(options.out)}")
     print(f"Next: fastgan sample {quoted(options.out)} --grid samples.png")

@@ -317,9 +317,19 @@ class TrainConfig:
     hub_strategy: Literal["end", "every_save"] = setting(
         "end", "hub", "push at the end, or at every checkpoint too", resumable=True, local=True
     )
+    hub_license: str | None = setting(
+        None,
+        "hub",
+        "licence that the card states, such as mit or cc-by-4.0",
+        metavar="NAME",
+        resumable=True,
+        local=True,
+    )
 
     def __post_init__(self):
-        if not self.dataset:
+        if type(self.size) is int:
+            object.__setattr__(self, "size", str(self.size))
+        if not isinstance(self.dataset, str) or not self.dataset:
             raise UserError("--dataset: which pictures? Give a Hub id like user/pokemon, or a folder")
         if is_here(self.dataset) or is_pattern(self.dataset):  # still found from another folder
             object.__setattr__(self, "dataset", os.path.abspath(os.path.expanduser(self.dataset)))
@@ -327,15 +337,16 @@ class TrainConfig:
             if getattr(self, f.name) is None and self.recipe in f.metadata:
                 object.__setattr__(self, f.name, f.metadata[self.recipe])
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            low, high = f.metadata.get("within", (None, None))
-            if low is not None and value is not None and not low <= value <= high:
-                raise UserError(f"{flag(f.name)}: expected a number from {low} to {high}, got {value}")
-        for f in dataclasses.fields(self):
             choices = f.metadata.get("choices") or choices_of(f.type)
             value = getattr(self, f.name)
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(f.name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            check_kind(flag(f.name), value, f.type)
+            low, high = f.metadata.get("within", (None, None))
+            if low is not None and value is not None and not low <= value <= high:
+                raise UserError(f"{flag(f.name)}: expected a number from {low} to {high}, got {value}")
         if 0 < self.eval_images < 6:
             raise UserError(f"--eval-images: expected at least 6, or 0 for off, got {self.eval_images}")
         for f in dataclasses.fields(self):
@@ -408,8 +419,8 @@ class TrainConfig:
 
     def check_use(self) -> None:
         """Raise a UserError where a setting would do nothing. For what a person types: older runs may have such."""
-        if not self.push_to_hub and (self.hub_public or self.hub_strategy != "end"):
-            raise UserError("--hub-public and --hub-strategy say how to push; give --push-to-hub USER/NAME too")
+        if not self.push_to_hub and (self.hub_public or self.hub_license or self.hub_strategy != "end"):
+            raise UserError("--hub-public, --hub-license and --hub-strategy say how to push; give --push-to-hub too")
         if self.freeze_d and not self.init_from:
             raise UserError(f"--freeze-d {self.freeze_d}: keeps what a model has learned; give --init-from MODEL too")
 
@@ -429,11 +440,11 @@ class TrainConfig:
             raise UserError(f"{where}: expected a JSON object of settings")
         if unknown := sorted(set(values) - set(fields)):
             raise UserError(f"{where}: unknown setting {', '.join(unknown)}")
+        values = dict(values)
+        if type(values.get("size")) is int:
+            values["size"] = str(values["size"])
         for name, value in values.items():
-            kinds = kinds_of(fields[name].type)
-            if not (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))):
-                expected = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-                raise UserError(f"{where}: {name}: expected {expected}, got {value!r}")
+            check_kind(f"{where}: {name}", value, fields[name].type)
         return cls(**values)
 
 
@@ -444,6 +455,14 @@ RESUMABLE = frozenset(f.name for f in dataclasses.fields(TrainConfig) if f.metad
 def flag(name: str) -> str:
     """The command-line spelling of a setting."""
     return "--" + name.replace("_", "-")
+
+
+def check_kind(name: str, value: Any, annotation: Any) -> None:
+    """Raise a UserError that begins with `name` unless the value is of a class that its annotation allows."""
+    kinds = kinds_of(annotation)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join("nothing" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise UserError(f"{name}: expected {expected}, got {value!r}")
 
 
 def choices_of(annotation: Any) -> tuple:

@@ -344,7 +344,9 @@ def _original_keys(state: Any, where: str, size: int) -> tuple[str, dict[str, Te
 
 def _with_parameters(raw: dict[str, Tensor] | None, averaged: Any, where: str, size: int) -> dict[str, Tensor]:
     """The generator with other parameters, given as the original does: a list in the order of `parameters()`."""
-    if raw is None or not isinstance(averaged, Sequence):
+    if raw is None:
+        raise UserError(f"{where}: holds averaged parameters only; the generator they belong to, g, is missing")
+    if not isinstance(averaged, Sequence):
         raise UserError(f"{where}: expected a list of tensors beside g, found {type(averaged).__name__}")
     _check_tensors(dict(enumerate(averaged)), where, size)
     keys = [key for key in raw if key.endswith((".weight", ".weight_orig", ".bias"))]
@@ -362,6 +364,8 @@ def _check_tensors(tensors: Mapping[Any, Any], where: str, size: int) -> None:
         plain = isinstance(tensor, Tensor) and tensor.device.type == "cpu" and tensor.layout == torch.strided
         if not plain or tensor.is_quantized:
             raise UserError(f"{where}: {key} is no ordinary tensor ({type(tensor).__name__})")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{where}: {key} holds numbers that are not finite; its training had failed by then")
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > size:
         raise UserError(f"{where}: its tensors claim more numbers than the file holds; not opened further")
 
@@ -528,15 +532,24 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, dict[str, str]]:
         validate_repo_id(repo)
     except HFValidationError:
         raise UserError(f"{source}: {repo} is no Hub id like user/repo") from None
-    path = fetch(repo, file, MAX_DOWNLOAD, revision)
+    try:
+        path = fetch(repo, file, MAX_DOWNLOAD, revision)
+    except UserError as error:
+        raise UserError(f"{source}: {str(error).partition(': ')[2]}") from None
     if path is None:
         raise UserError(f"{source}: the model has no file {file}")
     commit = commit_of(path, file)
     try:
         card = fetch(repo, CARD_FILE, MAX_CARD, commit)
-        stated = ModelCard.load(card).data.to_dict().get("license") if card else None
+        stated = ModelCard.load(card).data.get("license") if card else None
     except (ValueError, YAMLError):  # too large, or without readable metadata
         stated = None
-    stated = stated or "unknown"
-    license = ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
-    return path, {"source": source, "revision": commit, "license": license}
+    return path, {"source": source, "revision": commit, "license": _license_text(stated)}
+
+
+def _license_text(stated: Any) -> str:
+    """What a stranger's card says of its licence; "unknown" unless that is a few plain words."""
+    words = stated if isinstance(stated, list) else [stated]
+    if not stated or len(words) > 10 or not all(isinstance(word, str | int | float) for word in words):
+        return "unknown"
+    return ", ".join(str(word)[:100] for word in words)

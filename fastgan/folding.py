@@ -18,11 +18,12 @@ _made: WeakKeyDictionary[Generator, tuple[tuple, Generator]] = WeakKeyDictionary
 def folded(generator: Generator) -> Generator:
     """The same pictures, up to rounding, with about half the work per picture, in its own precision.
 
-    The result is kept for the next call, as long as the generator lives and its tensors stay as they are. One that is
-    in training mode, or any where :func:`fastgan.fast.use` has turned speed-ups off, is returned itself.
+    It draws as in eval mode, whatever mode the generator is in. The result is kept for the next call, as long as the
+    generator lives and its tensors stay as they are. Where :func:`fastgan.fast.use` has turned speed-ups off, one in
+    eval mode is returned itself.
     """
-    if generator.training or not fast.enabled():
-        return generator
+    if not fast.enabled():
+        return copy.deepcopy(generator).eval() if generator.training else generator
     tensors = generator.state_dict(keep_vars=True).values()
     state = tuple((t.data_ptr(), t._version, t.device) for t in tensors)
     if generator not in _made or _made[generator][0] != state:
@@ -32,7 +33,7 @@ def folded(generator: Generator) -> Generator:
 
 @torch.no_grad()
 def _fold(generator: Generator) -> Generator:
-    quick = copy.deepcopy(generator).requires_grad_(False)
+    quick = copy.deepcopy(generator).eval().requires_grad_(False)
     device, dtype = next((parameter.device, parameter.dtype) for parameter in quick.parameters())
     if dtype.itemsize < 4:
         quick.float()  # only the result is rounded

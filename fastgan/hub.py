@@ -37,8 +37,9 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def save_model(generator: Generator, folder: Path) -> None:
-    """Write config.json and model.safetensors into a folder, each whole or not at all."""
-    write_file(folder / WEIGHTS_FILE, lambda path: save_tensors(generator.state_dict(), path))
+    """Write config.json and model.safetensors, in single precision, into a folder, each whole or not at all."""
+    tensors = {name: t.float() if t.is_floating_point() else t for name, t in generator.state_dict().items()}
+    write_file(folder / WEIGHTS_FILE, lambda path: save_tensors(tensors, path))
     write_json(folder / CONFIG_FILE, generator.config.to_dict())
 
 
@@ -64,7 +65,8 @@ def from_pretrained(
     """The generator in a local folder or on the Hub, in eval mode.
 
     Args:
-        model: a folder with config.json and model.safetensors, or a Hub id like "user/fastgan-anime". A folder wins.
+        model: a folder with config.json and model.safetensors, or a Hub id like "user/fastgan-anime", perhaps with a
+            revision as in "user/fastgan-anime@v1". A folder wins.
         revision: branch, tag or commit of a Hub model.
         token: for private models; the saved one when not given.
         cache_dir: where downloads are kept.
@@ -79,6 +81,8 @@ def from_pretrained(
             than the config asks for is downloaded or allocated.
     """
     folder = Path(model)
+    if folder.is_dir() and revision:
+        raise UserError(f"{model}: a folder, which has no revision {revision}; only models on the Hub have revisions")
     if not folder.is_dir():
         folder = _download(str(model), revision, token, cache_dir, local_files_only)
     try:
@@ -143,7 +147,7 @@ def _download(model: str, revision: str | None, token, cache_dir, local_files_on
     if config_path is None:
         raise UserError(f"{where}: has no {CONFIG_FILE}, so it is not a fastgan model")
     limit = weights_limit(ModelConfig.from_dict(read_json(config_path)))
-    weights = fetch(model, WEIGHTS_FILE, limit, commit_of(config_path, CONFIG_FILE), **options)
+    weights = fetch(model.partition("@")[0], WEIGHTS_FILE, limit, commit_of(config_path, CONFIG_FILE), **options)
     if weights is None:
         raise UserError(f"{where}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
     return weights.parent
@@ -160,7 +164,7 @@ def fetch(
     """A file of a Hub model in the cache, or None where the model has no such file.
 
     Args:
-        model: Hub id.
+        model: Hub id, perhaps with a revision as in "user/model@v1".
         file: its path there.
         limit: bytes; what announces more is not fetched.
         revision: branch, tag or commit.
@@ -184,6 +188,8 @@ def fetch(
     from huggingface_hub.utils import validate_repo_id
 
     limit_silence()
+    model, _, at = model.partition("@")
+    revision = revision or at or None
     where = f"{model}@{revision}" if revision else model
     try:
         validate_repo_id(model)

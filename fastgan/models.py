@@ -5,7 +5,7 @@ Where the picture is not square the map at level r is r/4 times the base grid.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,12 +107,12 @@ class Generator(nn.Module):
 
     def sample(
         self,
-        seeds: Sequence[int],
+        seeds: Iterable[int],
         psi: float = 1.0,
-        style_seeds: Sequence[int] | None = None,
+        style_seeds: Iterable[int] | None = None,
         style_strength: float | Mapping[int, float] = 1.0,
     ) -> list[Image.Image]:
-        """One picture per seed; the same seed is the same picture in any batch.
+        """One picture per seed, drawn as in eval mode; the same seed is the same picture in any batch.
 
         Args:
             seeds: whole numbers from 0 to 2**63 - 1.
@@ -121,7 +121,7 @@ class Generator(nn.Module):
             style_strength: as in :meth:`forward`.
 
         Raises:
-            UserError: a value is out of range, or the seeds do not pair up.
+            UserError: a value is out of range, there is no such gate, or the seeds do not pair up.
         """
         from fastgan import sampling  # it imports this module
 

@@ -44,7 +44,7 @@ from fastgan.cards import (
     public_settings,
     render_model_card,
 )
-from fastgan.checkpoints import STATE_FILE, best_of_run, checkpoints_in, read_state
+from fastgan.checkpoints import STATE_FILE, best_of_run, checkpoint_of, checkpoints_in, read_state
 from fastgan.errors import UserError
 from fastgan.evaluation import FEATURES_FILE, METRICS_FILE
 from fastgan.files import (
@@ -285,7 +285,8 @@ def repository_files(folder: Path, best: bool = False, nearest: bool = False) ->
     checkpoints = checkpoints_in(folder / CHECKPOINTS)
     if best:
         found = best_of_run(folder)
-        checkpoints = [path for path in checkpoints if found and read_state(path)[0].images == found.images]
+        own = checkpoint_of(folder / CHECKPOINTS, found.images) if found else None
+        checkpoints = [path for path in checkpoints if path == own]
     origin = checkpoints[-1] if checkpoints else folder / TRAINING
     for name in (GENERATOR_FILE, DISCRIMINATOR_FILE):
         if (origin / name).is_file():
@@ -399,7 +400,7 @@ class Publisher:
 
     Args:
         folder: of the run.
-        repo, public: as in :func:`push`.
+        repo, public, license: as in :func:`push`.
         every_save: push at every checkpoint, not only at the end.
         say: prints a line.
 
@@ -407,8 +408,16 @@ class Publisher:
         UserError: no right to write there, or no Hub.
     """
 
-    def __init__(self, folder: Path, repo: str, public: bool, every_save: bool, say: Callable[[str], None] = say):
-        self.folder, self.every_save, self.say = folder, every_save, say
+    def __init__(
+        self,
+        folder: Path,
+        repo: str,
+        public: bool,
+        every_save: bool,
+        license: str | None = None,
+        say: Callable[[str], None] = say,
+    ):
+        self.folder, self.every_save, self.license, self.say = folder, every_save, license, say
         self.repo, _ = prepare_repo(repo, public=public, say=say)
         _check_kind(self.repo, None)
         self.done: tuple[float, Pushed] | None = None  # kimg, and what is on the Hub
@@ -439,7 +448,7 @@ class Publisher:
             if self._thread and self._thread.is_alive():
                 self.say(f"{self.repo}: waiting for the push that is under way; Ctrl-C leaves it")
                 self._thread.join()
-            pushed = push(self.folder, self.repo, say=self.say)
+            pushed = push(self.folder, self.repo, license=self.license, say=self.say)
             self.done = kimg, pushed
         except Exception as error:  # the run itself is saved and well
             self.say(_in_a_line(error, self.repo))
@@ -467,7 +476,7 @@ class Publisher:
 
         try:
             with _quiet():
-                self.done = kimg, push(snapshot, self.repo, draw=False, say=tell_once)
+                self.done = kimg, push(snapshot, self.repo, license=self.license, draw=False, say=tell_once)
         except Exception as error:  # whatever it is, it must not reach the training
             self.say(f"{_in_a_line(error, self.repo)}. Training goes on; the next save tries again")
         finally:

@@ -1,8 +1,9 @@
 """Seeds to pictures: one seed is one picture, whatever the batch or its order."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,13 +61,22 @@ def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, l
     """
     latents: list[Tensor] = []
     noise: list[list[Tensor]] = []
-    for seed in seeds:
-        if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-            raise UserError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {seed!r}")
+    for seed in map(_whole, seeds):
         random = torch.Generator().manual_seed(seed)
         latents.append(torch.randn(generator.config.z_dim, generator=random))
         noise.append([torch.randn(1, *size, generator=random) for size in generator.noise_sizes()])
     return torch.stack(latents), [torch.stack(maps) for maps in zip(*noise, strict=True)]
+
+
+def _whole(seed: Any) -> int:
+    """A seed of any whole kind, NumPy's and PyTorch's too, as a number."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= MAX_SEED:
+        raise UserError(f"seed: expected a whole number from 0 to {MAX_SEED}, got {seed!r}")
+    return number
 
 
 def at_a_time(weight: Tensor, batch_size: int) -> int:
@@ -89,7 +99,7 @@ def draw(
     sizes, and alone a seed's picture is the same to the last bit in any company. In half precision speed comes first.
 
     Args:
-        generator: in eval mode.
+        generator: drawn from as in eval mode.
         z: latents for the main path, [N, Z].
         noise: maps as from :func:`seeded_inputs`, for the same N.
         style_z, style_strength: as in :meth:`fastgan.models.Generator.forward`.
@@ -108,26 +118,31 @@ def draw(
 
 def sample(
     generator: Generator,
-    seeds: Sequence[int],
+    seeds: Iterable[int],
     psi: float = 1.0,
-    style_seeds: Sequence[int] | None = None,
+    style_seeds: Iterable[int] | None = None,
     style_strength: float | Mapping[int, float] = 1.0,
     batch_size: int = 8,
 ) -> Iterator[Tensor]:
     """One picture per seed, a few at a time: uint8 [n, C, H, W].
 
     Args:
-        generator: in eval mode.
-        seeds: which pictures.
+        generator: drawn from as in eval mode.
+        seeds: which pictures: whole numbers from 0 to 2**63 - 1.
         psi: truncation; latents are scaled by it: 1 is off, lower is less varied with fewer accidents.
         style_seeds: as many seeds, whose latents drive the gates; noise stays that of `seeds`.
         style_strength, batch_size: as in :func:`draw`.
 
     Raises:
-        UserError: a seed or psi is out of range, or the seeds do not pair up.
+        UserError: a seed, psi or a strength is out of range, there is no such gate, or the seeds do not pair up.
     """
     if not 0 <= psi <= 2:
         raise UserError(f"psi: expected a number from 0 to 2, got {psi!r}")
+    _check_strength(style_strength, generator.config.gates)
+    try:
+        seeds, style_seeds = list(seeds), None if style_seeds is None else list(style_seeds)
+    except TypeError:
+        raise UserError("seeds: expected several, as in [0, 1, 2]; one alone is [0]") from None
     if style_seeds is not None and len(style_seeds) != len(seeds):
         raise UserError(f"style seeds: expected {len(seeds)}, one per picture, got {len(style_seeds)}")
     for start in range(0, len(seeds), batch_size):
@@ -135,6 +150,17 @@ def sample(
         z, noise = seeded_inputs(generator, seeds[part])
         style_z = None if style_seeds is None else psi * seeded_inputs(generator, style_seeds[part])[0]
         yield from draw(generator, psi * z, noise, style_z, style_strength, batch_size)
+
+
+def _check_strength(strength: float | Mapping[int, float], gates: Sequence[int]) -> None:
+    """Raise a UserError unless these are strengths of gates that there are."""
+    if isinstance(strength, Mapping) and (unknown := [level for level in strength if level not in gates]):
+        raise UserError(
+            f"style strength: no gate {unknown[0]!r}; this model has {', '.join(map(str, gates)) or 'none'}"
+        )
+    for value in strength.values() if isinstance(strength, Mapping) else [strength]:
+        if not 0 <= value <= 1:
+            raise UserError(f"style strength: expected a number from 0 to 1, got {value!r}")
 
 
 def to_pil(image: Tensor) -> Image.Image:

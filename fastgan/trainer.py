@@ -42,6 +42,7 @@ from fastgan.checkpoints import (
     Best,
     RunState,
     best_of_run,
+    checkpoint_of,
     keep_best,
     load_checkpoint,
     read_state,
@@ -336,7 +337,7 @@ class Trainer:
         from fastgan.publish import Publisher
 
         every_save = config.hub_strategy == "every_save"
-        return Publisher(self.folder, config.push_to_hub, config.hub_public, every_save, self.say)
+        return Publisher(self.folder, config.push_to_hub, config.hub_public, every_save, config.hub_license, self.say)
 
     def _data_options(self) -> dict[str, Any]:
         config = self.config
@@ -599,16 +600,17 @@ class Trainer:
             self.say(news)
         generator = self._settled()
         save_model(generator, self.folder)
-        networks, optimizers = self._parts()
-        folder, keep = self.folder / CHECKPOINTS, self.config.keep_checkpoints
-        save_checkpoint(folder, self.state, networks, optimizers, self.objective.memory(), self._scaler(), keep)
+        self._save_checkpoint()
         with self._not_worth_a_run():
             self.draw_samples(generator)
             write_report(self.folder)
 
-    def _scaler(self) -> dict[str, Any] | None:
-        """The gradient scaler's state, where there is one."""
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+    def _save_checkpoint(self) -> None:
+        """Write a checkpoint; the newest stay, and the best model's."""
+        networks, optimizers = self._parts()
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        folder, keep, best = self.folder / CHECKPOINTS, self.config.keep_checkpoints, self.best and self.best.images
+        save_checkpoint(folder, self.state, networks, optimizers, self.objective.memory(), scaler, keep, best)
 
     def evaluate(self) -> None:
         """Measure the generator, keep it in best/ if none was better, and say what has begun to go wrong."""
@@ -626,6 +628,8 @@ class Trainer:
         if self.grown and (self.best is None or figures.kid < self.best.kid):
             self.best = Best(figures.kid, self.state.images)
             keep_best(self.folder, generator, self.best)
+            if not checkpoint_of(self.folder / CHECKPOINTS, self.state.images).exists():
+                self._save_checkpoint()  # so that a run can go on from its best, and others learn on from it
         measured, pictures = self.evaluator, self.pictures
         with self._not_worth_a_run():
             save_sheet(self.folder, generator, pictures.images, alike)

@@ -13,8 +13,10 @@ import pytest
 from huggingface_hub import HfApi
 
 from fastgan.app.models import ModelCache, parse_model, weight_bytes
+from fastgan.config import ModelConfig
 from fastgan.errors import UserError
 from fastgan.hub import from_pretrained
+from fastgan.models import Generator
 from tests.app_server import ROOT, make_model, push
 
 
@@ -283,3 +285,16 @@ def test_a_hub_that_is_not_well_takes_no_model_away_and_tells_no_lies(hub, tmp_p
     hub.heal()
     assert process.returncode == 0
     assert said == f"{repo}: the Hub can't be asked for README.md just now; try again in a minute\n"
+
+
+def test_a_loader_of_ones_own_knows_its_models():
+    generator = Generator(ModelConfig(32, 32, z_dim=8, ngf=2)).eval()
+    asked = []
+
+    def load(model, **options):
+        asked.append((model, options))
+        return generator
+
+    found = ModelCache(load).get("tiny@v2")
+    assert (found.generator, found.name) == (generator, "tiny")
+    assert asked == [("tiny", {"revision": "v2", "token": None})]

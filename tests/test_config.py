@@ -193,8 +193,8 @@ def test_json_that_is_nested_too_deeply_or_counts_too_high_is_refused(tmp_path):
     ("flags", "says"),
     [
         (["--freeze-d", "2"], "--freeze-d 2: keeps what a model has learned; give --init-from MODEL too"),
-        (["--hub-public"], "give --push-to-hub USER/NAME too"),
-        (["--hub-strategy", "every_save"], "give --push-to-hub USER/NAME too"),
+        (["--hub-public"], "give --push-to-hub too"),
+        (["--hub-strategy", "every_save"], "give --push-to-hub too"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(flags, says):
@@ -205,3 +205,12 @@ def test_a_flag_that_would_do_nothing_is_refused(flags, says):
 @pytest.mark.parametrize("dataset", ["a" * 5000, "~nobody.of.this.name/pictures", "nul\0"])
 def test_a_name_that_no_file_could_have_is_taken_for_one_of_the_hub(dataset):
     assert TrainConfig(dataset=dataset).dataset == dataset
+
+
+def test_values_of_a_wrong_kind_are_refused_by_the_flag_and_a_size_may_be_a_number():
+    assert TrainConfig(dataset="x", size=128).size == "128"
+    assert TrainConfig.from_dict({"dataset": "x", "size": 128}) == TrainConfig(dataset="x", size="128")
+    wrong = {"batch_size": "8", "max_steps": 1.5, "learning_rate": True, "seed": None, "fit": 3}
+    for name, value in wrong.items():
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')}: expected"):
+            TrainConfig(dataset="x", **{name: value})

@@ -22,6 +22,7 @@ from fastgan.convert import (
     DISCRIMINATOR_NAMES,
     GENERATOR_NAMES,
     _declared,
+    _license_text,
     import_checkpoint,
     original_name,
     rename,
@@ -519,3 +520,23 @@ def test_a_hub_out_of_reach_is_one_sentence(hub, tmp_path):
     [(code, text)] = on_the_hub([["tester/model:100.pth", "out"]], environment, tmp_path)
     assert code == 2
     assert "can't be reached" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("stated", "text"),
+    [
+        (None, "unknown"),
+        ("mit", "mit"),
+        (["mit", "other"], "mit, other"),
+        ({"a": 1}, "unknown"),
+        ([["mit"]], "unknown"),
+    ],
+)
+def test_a_licence_is_a_few_plain_words_or_unknown(stated, text):
+    assert _license_text(stated) == text
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    state = small_state()
+    next(iter(state.values())).fill_(torch.nan)
+    assert "not finite" in refused(saved(state, tmp_path), tmp_path)

@@ -48,11 +48,11 @@ def test_it_is_made_once_and_again_when_the_weights_change():
     assert folded(generator) is not first
 
 
-def test_a_generator_that_trains_or_is_asked_to_be_plain_is_left_alone():
+def test_a_generator_is_left_alone_where_it_is_asked_to_be_plain_and_its_mode_always():
     generator = drawn_by(ModelConfig(32, 32, z_dim=8, ngf=4))
     with fast.use(False):
         assert folded(generator) is generator
-    assert folded(generator.train()) is generator
+    assert not folded(generator.train()).training and generator.training
 
 
 def test_nothing_is_kept_of_a_generator_that_is_gone():

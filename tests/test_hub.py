@@ -239,3 +239,13 @@ def test_a_name_that_is_nowhere_is_said_in_whole_sentences(tmp_path):
     with pytest.raises(UserError) as refusal:
         fastgan.from_pretrained("user/nowhere", cache_dir=tmp_path, local_files_only=True)
     assert str(refusal.value).endswith("check the connection. There is no folder of that name here either")
+
+
+def test_a_model_in_half_precision_is_saved_whole(folder, tmp_path):
+    fastgan.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    assert next(fastgan.from_pretrained(tmp_path / "half").parameters()).dtype == torch.float32
+
+
+def test_a_folder_has_no_revision(folder):
+    with pytest.raises(UserError, match="a folder, which has no revision v1"):
+        fastgan.from_pretrained(folder, revision="v1")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastgan import fast
 from fastgan.config import ModelConfig
 from fastgan.ema import reestimate_batch_norm
 from fastgan.errors import UserError
@@ -94,3 +95,30 @@ def test_grids_have_the_mode_of_their_pictures(channels, mode):
     sheet = grid(torch.zeros(5, channels, 8, 8, dtype=torch.uint8))
     assert sheet.mode == mode
     assert sheet.size == (3 * 10 + 2, 2 * 10 + 2)
+
+
+def test_seeds_may_be_of_any_whole_kind(generator):
+    drawn = [
+        torch.cat(list(sample(generator, seeds))) for seeds in ([0, 1], np.arange(2), torch.arange(2), iter((0, 1)))
+    ]
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    for seeds, says in ((5, "one alone is \\[0\\]"), ([1.5], "got 1.5"), (["a"], "got 'a'"), ([-1], "got -1")):
+        with pytest.raises(UserError, match=says):
+            list(sample(generator, seeds))
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_generator_in_training_mode_draws_as_in_eval_mode_and_does_not_change(generator, quick):
+    in_training = copy.deepcopy(generator).train()
+    before = copy.deepcopy(in_training.state_dict())
+    with fast.use(quick):
+        drawn, expected = (torch.cat(list(sample(network, [3]))) for network in (in_training, generator))
+    assert torch.equal(drawn, expected) and in_training.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in in_training.state_dict().items())
+
+
+@pytest.mark.parametrize("strength", [2, -1, float("nan"), {64: 5}, {99: 1.0}, {"64": 1.0}])
+def test_strengths_that_make_no_sense_are_refused(strength):
+    generator = Generator(ModelConfig(64, 64, z_dim=8, ngf=4)).eval()
+    with pytest.raises(UserError, match="style strength"):
+        list(sample(generator, [1], style_seeds=[2], style_strength=strength))

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
 from fastgan import TrainConfig, UserError
-from fastgan.checkpoints import Best, best_of_run, checkpoints_in, save_checkpoint
+from fastgan.checkpoints import Best, best_of_run, checkpoints_in, read_state, save_checkpoint
 from fastgan.data import load_pictures
 from fastgan.evaluation import evaluate
 from fastgan.models import downscale
@@ -758,3 +758,9 @@ def test_a_run_may_be_started_from_a_thread(tiny):
     with ThreadPoolExecutor(1) as pool:
         folder = pool.submit(train, tiny(max_steps=1)).result()
     assert (folder / "model.safetensors").is_file()
+
+
+def test_the_checkpoint_of_the_best_model_stays(tiny):
+    folder = train(tiny(eval_images=8, eval_every="0.008kimg", keep_checkpoints=1, max_steps=6))
+    kept = [read_state(path)[0].images for path in checkpoints_in(folder / "checkpoints")]
+    assert kept == sorted({best_of_run(folder).images, 48})

@@ -75,6 +75,10 @@ class ModelCache:
             # A run that is still training writes new weights into the same folder.
             key = (str(folder), weights.stat().st_mtime_ns if weights.exists() else 0)
             return Found(self._once(key, lambda: self._read(str(folder), folder.name)), folder.name, "", text)
+        if self._load is not from_pretrained and text:  # it knows of models that the Hub doesn't
+            name, _, revision = text.partition("@")
+            generator = self._once((text, token), lambda: self._load(name, revision=revision or None, token=token))
+            return Found(generator, name, "", text)
         model, revision = parse_model(text)
         allowed, commit = self._allowed(text, model, revision, token)
         generator = self._once((model, commit), lambda: self._read(model, model, commit, allowed))
