@@ -16,13 +16,15 @@ from pathlib import Path
 
 import torch
 
-from fastgan import data, sampling
+from fastgan import sampling
 from fastgan.cli import run as tell
 from fastgan.config import parse_size
+from fastgan.data import load_pictures
 from fastgan.errors import UserError
 from fastgan.evaluation import evaluate
 from fastgan.files import write_file
 from fastgan.hub import from_pretrained
+from fastgan.sources import picture_names
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("efficientnet-lite1", "efficientnet-lite2")  # neither of them teaches a recipe
@@ -36,7 +38,7 @@ def subject(name: str) -> str:
 
 def cut_in_two(pictures: Path, halves: tuple[Path, Path]) -> None:
     """Copy a folder of pictures into two, subjects taking turns."""
-    names = data.picture_names(pictures)
+    names = picture_names(pictures)
     subjects = sorted({subject(name) for name in names})
     if len(subjects) < 2:
         raise UserError(f"{pictures}: shows one thing only; there is nothing to cut in two")
@@ -79,14 +81,14 @@ def main() -> None:
     rows = []
     for (name, images), folder in zip(shown.items(), (out / "tuned", out / "scratch"), strict=True):
         generator = from_pretrained(folder)
-        pictures = data.load_pictures(str(second), size=parse_size(options.size), channels=generator.config.channels)
+        pictures = load_pictures(str(second), size=parse_size(options.size), channels=generator.config.channels)
         found = evaluate(generator, pictures, NETWORKS, teachers=())
         sheet = sampling.grid(torch.cat(list(sampling.sample(generator, range(32)))), columns=8)
         write_file(out / f"{folder.name}.png", lambda path, sheet=sheet: sheet.save(path))
         figures = [f"{1000 * part.kid:.1f} ± {1000 * part.kid_std:.1f}" for part in found.results]
         rows.append(f"| {name} | {images / 1000:.1f} | {' | '.join(figures)} |")
 
-    counts = [len(data.picture_names(half)) for half in halves]
+    counts = [len(picture_names(half)) for half in halves]
     print(
         f"\n{options.base_minutes:g} minutes on {counts[0]} pictures, then {options.minutes:g} on {counts[1]} others,"
     )

@@ -19,9 +19,10 @@ from statistics import mean
 import torch
 from PIL import Image, ImageDraw
 
-from fastgan import data, sampling
+from fastgan import sampling
 from fastgan.cli import resolve
 from fastgan.cli import run as tell
+from fastgan.data import load_pictures
 from fastgan.errors import UserError
 from fastgan.evaluation import evaluate
 from fastgan.files import write_file, write_json
@@ -50,9 +51,7 @@ def run_once(folder: Path, flags: list[str]) -> dict:
     if code:
         raise SystemExit(code)  # it has said why
     generator = from_pretrained(folder / "run")
-    pictures = data.load_pictures(
-        config.dataset, size=(config.model.height, config.model.width), channels=config.channels
-    )
+    pictures = load_pictures(config.dataset, size=(config.model.height, config.model.width), channels=config.channels)
     found = evaluate(generator, pictures, NETWORKS, teachers=())
     images = torch.cat(list(sampling.sample(generator, GRID)))
     write_file(folder / "grid.png", lambda path: sampling.grid(images, columns=8).save(path))

@@ -12,9 +12,10 @@ from huggingface_hub import HfApi
 from PIL import Image, UnidentifiedImageError
 
 from fastgan.cards import CARD_FILE, render_dataset_card
-from fastgan.data import FORMATS, SPLIT_NAMES, picture_names
 from fastgan.errors import UserError
+from fastgan.preparing import FORMATS
 from fastgan.publish import commit_files, prepare_repo, read_remote
+from fastgan.sources import SPLIT_NAMES, picture_names
 
 SHARD_BYTES = 300_000_000  # of pictures in one parquet file, and in memory at a time
 GPS = 0x8825  # the part of EXIF data that says where a picture was taken

@@ -14,11 +14,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.optim.adam import adam
 
-from fastgan.data import FORMATS, prepare
 from fastgan.errors import UserError
 from fastgan.losses import PerceptualDistance
 from fastgan.models import Generator, downscale
 from fastgan.pixels import to_float
+from fastgan.preparing import FORMATS, prepare
 from fastgan.sampling import draw, seeded_inputs
 
 CODE_PREFIX = "z"

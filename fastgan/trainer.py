@@ -71,6 +71,7 @@ from fastgan.pixels import to_uint8
 from fastgan.report import write_report
 from fastgan.run_folder import RunFolder, folder_of
 from fastgan.schedule import Budget, Every
+from fastgan.streaming import StreamedBatches, stream_batches
 
 GRID_SEEDS = range(16)
 # In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
@@ -377,8 +378,8 @@ class Trainer:
             )
         return pictures
 
-    def _open_stream(self) -> data.StreamedBatches:
-        return data.stream_batches(self.config.dataset, **self._data_options(), **self._order())
+    def _open_stream(self) -> StreamedBatches:
+        return stream_batches(self.config.dataset, **self._data_options(), **self._order())
 
     def _order(self) -> dict[str, Any]:
         """Which pictures come in which order from here on, and which of them to this process."""

@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.hub_server.fixtures"]
+pytest_plugins = ["tests.hub_server.fixtures", "tests.pictures"]
