@@ -23,6 +23,10 @@ from fastgan.sources import Unreachable, find_source
 MEMORY_BYTES = 2 * 2**30  # prepared sets up to this size are held in memory, larger ones are memory-mapped
 
 
+class NoRoom(UserError):
+    """The prepared pictures do not fit on the disk of the cache."""
+
+
 @dataclass(frozen=True)
 class Pictures:
     """A set that is ready to train on."""
@@ -64,7 +68,8 @@ def load_pictures(
         progress: show a bar while decoding.
 
     Raises:
-        UserError: nothing there, nothing readable, no room, or a setting that does not fit the dataset.
+        NoRoom: the disk of the cache is too small.
+        UserError: nothing there, nothing readable, or a setting that does not fit the dataset.
     """
     from huggingface_hub.utils import WeakFileLock
 
@@ -131,9 +136,9 @@ def _write_prepared(entry: Path, found: Any, how: dict[str, Any], workers: int, 
     height, width, channels = *how["size"], how["channels"]
     need, free = len(rows) * height * width * channels, shutil.disk_usage(entry.parent).free
     if need > free:
-        raise UserError(
+        raise NoRoom(
             f"--cache-dir {entry.parent}: {len(rows)} prepared pictures need {need / 2**30:.1f} GB, but only "
-            f"{free / 2**30:.1f} GB are free; name a folder on a larger disk, or use --streaming"
+            f"{free / 2**30:.1f} GB are free; name a folder on a larger disk"
         )
     partial_entry = entry.parent / f"{entry.name.split('-')[0]}.partial"
     shutil.rmtree(partial_entry, ignore_errors=True)  # left by a run that was killed

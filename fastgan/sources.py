@@ -180,7 +180,7 @@ def find_source(
     path = Path(os.path.expanduser(source))
     pattern = is_pattern(source)
     if revision and (path.exists() or pattern):
-        raise UserError(f"--revision {revision}: {source} is on this disk; only datasets on the Hub have any")
+        raise UserError(f"dataset revision {revision}: {source} is on this disk; only datasets on the Hub have any")
     if path.is_file() and path.suffix.lower() == ".zip":
         return _Zip(path, split)
     facts = {"dataset": path.resolve().name, "kind": "parquet", "split": split}
@@ -294,7 +294,7 @@ def _hub_info(dataset: str, revision: str | None, token: Any) -> Any:
             api.auth_check(dataset, repo_type="dataset")  # anyone may read about it, not everyone its files
         return info
     except errors.RevisionNotFoundError:
-        raise UserError(f"--revision {revision}: {dataset} has no such branch, tag or commit") from None
+        raise UserError(f"dataset revision {revision}: {dataset} has no such branch, tag or commit") from None
     except errors.GatedRepoError:
         raise UserError(
             f"--dataset {dataset}: gated; ask for access on its page on the Hub, then sign in with: hf auth login"

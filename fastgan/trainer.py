@@ -355,12 +355,15 @@ class Trainer:
 
     def _load_pictures(self) -> data.Pictures:
         config = self.config
-        pictures = data.load_pictures(
-            config.dataset,
-            **self._data_options(),
-            cache_dir=Path(config.cache_dir) if config.cache_dir else None,
-            progress=True,  # shown by the process that prepares them, while the others of this disk wait
-        )
+        try:
+            pictures = data.load_pictures(
+                config.dataset,
+                **self._data_options(),
+                cache_dir=Path(config.cache_dir) if config.cache_dir else None,
+                progress=True,  # shown by the process that prepares them, while the others of this disk wait
+            )
+        except data.NoRoom as error:
+            raise UserError(f"{error}, or use --streaming") from None
         count, parts = len(pictures.images), config.accumulate * self.world
         if config.batch_size > count:
             most = count // parts * parts

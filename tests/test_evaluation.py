@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, cache, capsys, flags, say
     error = capsys.readouterr().err
     assert says in error and "Traceback" not in error
     assert not (run / "metrics.json").exists()
+
+
+def test_messages_speak_of_this_commands_flags(run, faces, tmp_path, monkeypatch, capsys):
+    assert main(["evaluate", str(run), "--dataset-revision", "v2"]) == 2
+    said = f"error: dataset revision v2: {faces} is on this disk; only datasets on the Hub have any\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    assert main(["evaluate", str(run), "--cache-dir", str(tmp_path / "cache")]) == 2
+    assert capsys.readouterr().err.endswith(" GB are free; name a folder on a larger disk\n")
 
 
 def test_a_model_that_does_not_say_its_dataset_needs_one(run, capsys):

@@ -190,7 +190,7 @@ def test_what_runs_left_among_the_pictures_is_not_read(folder, load):
 
 
 def test_only_the_hub_has_revisions(folder, load):
-    with pytest.raises(UserError, match="--revision v1: .* is on this disk; only datasets on the Hub have any"):
+    with pytest.raises(UserError, match="^dataset revision v1: .* is on this disk; only datasets on the Hub have any"):
         load(folder, revision="v1")
 
 
@@ -271,7 +271,7 @@ def test_a_hub_dataset_is_read_pinned_cached_and_refused_in_plain_words(folder, 
     for answer, message in (
         (split, "--split dev: no such split; there is train"),
         (config, "--dataset-config: BuilderConfig 'big' not found"),
-        (revision, "--revision v2: tester/table has no such branch"),
+        (revision, "dataset revision v2: tester/table has no such branch"),
         (missing, "no such dataset on the Hub, or it is private"),
         (secret, "no such dataset on the Hub, or it is private"),
         (gated, "--dataset tester/gated: gated; ask for access"),

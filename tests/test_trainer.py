@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -671,6 +672,10 @@ def test_bad_input_is_one_clear_line(capsys, tmp_path, cache, pictures):
     assert "holds the pictures" in refusal(capsys, "--dataset", pictures, "--output-dir", pictures)
     assert "--mixed-precision fp16" in refusal(capsys, *good, "--mixed-precision", "fp16")
     assert str(tmp_path / "file") in refusal(capsys, *good, "--output-dir", str(tmp_path / "file" / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+        said = refusal(capsys, *good, "--cache-dir", str(tmp_path / "cache"))
+        assert said.endswith("name a folder on a larger disk, or use --streaming")
     assert not Path(out).exists()
 
 
