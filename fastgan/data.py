@@ -20,6 +20,7 @@ from fastgan.pixels import to_float
 from fastgan.preparing import PREPARATION, cores, decode_all, parse_color
 from fastgan.sources import Unreachable, find_source
 
+MOST_THREADS = 8  # that decode a set
 MEMORY_BYTES = 2 * 2**30  # prepared sets up to this size are held in memory, larger ones are memory-mapped
 
 
@@ -46,11 +47,9 @@ def load_pictures(
     split: str = "train",
     image_column: str | None = None,
     revision: str | None = None,
-    token: str | bool | None = None,
     fit: str = "crop",
     background: str = "white",
     cache_dir: Path | None = None,
-    num_workers: int | None = None,
     progress: bool = True,
 ) -> Pictures:
     """Every picture of a dataset, prepared; from the cache when the same was asked for before.
@@ -62,9 +61,7 @@ def load_pictures(
         channels, fit, background: see :func:`prepare`.
         config_name, split, revision: of a Hub dataset. A local folder has splits if its top folders are named so.
         image_column: found by itself when there is one.
-        token: for the Hub; the signed-in one when not given.
         cache_dir: where prepared pictures are kept; `fastgan` in the Hugging Face home when not given.
-        num_workers: decoding threads; one per processor, at most 8, when not given.
         progress: show a bar while decoding.
 
     Raises:
@@ -74,7 +71,7 @@ def load_pictures(
     from huggingface_hub.utils import WeakFileLock
 
     parse_color(background)
-    found = find_source(source, split, config_name, image_column, revision, token)
+    found = find_source(source, split, config_name, image_column, revision)
     how = {"size": tuple(size), "channels": channels, "fit": fit, "background": background}
     cache = cache_folder(cache_dir)
     request = _hash([PREPARATION, found.where, config_name, split, image_column, revision, how])
@@ -86,8 +83,7 @@ def load_pictures(
             entry = earlier[-1] if earlier else cache / f"{request}-offline"
         pictures = _read_prepared(entry)
         if pictures is None:
-            workers = num_workers or min(8, cores())
-            _write_prepared(entry, found, how, workers, progress)
+            _write_prepared(entry, found, how, progress)
             for stale in set(earlier) - {entry}:
                 shutil.rmtree(stale, ignore_errors=True)
             pictures = _read_prepared(entry)
@@ -128,7 +124,7 @@ def _read_prepared(entry: Path) -> Pictures | None:
         return None
 
 
-def _write_prepared(entry: Path, found: Any, how: dict[str, Any], workers: int, progress: bool) -> None:
+def _write_prepared(entry: Path, found: Any, how: dict[str, Any], progress: bool) -> None:
     """Decode every picture into `entry`, a folder that appears whole or not at all."""
     from tqdm import tqdm
 
@@ -148,7 +144,7 @@ def _write_prepared(entry: Path, found: Any, how: dict[str, Any], workers: int, 
         with open(partial_entry / "pictures.npy", "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), channels, height, width)}
             np.lib.format.write_array_header_1_0(file, header)
-            decoded = decode_all(found.read, rows, how, workers)
+            decoded = decode_all(found.read, rows, how, min(MOST_THREADS, cores()))
             bar = tqdm(decoded, "Preparing pictures", len(rows), unit="picture", disable=not progress)
             for number, (row, picture) in enumerate(bar):
                 if isinstance(picture, str):

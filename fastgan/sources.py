@@ -102,7 +102,7 @@ class _Table:
         """Raises Unreachable where the Hub does not answer."""
         if not self.hub:
             return [[str(file), *_stamp(file)] for file in self.files]
-        info = _hub_info(self.where, self.load["revision"], self.load["token"])
+        info = _hub_info(self.where, self.load["revision"])
         self.load["revision"] = self.facts["revision"] = info.sha
         if license := getattr(info.card_data, "license", None):
             self.facts["license"] = license
@@ -127,12 +127,11 @@ class _Table:
         if not (path := cell.get("path")):
             raise Refused("empty")
         if "://" in path:
-            from datasets import DownloadConfig
             from datasets.utils.file_utils import xopen
 
             if not path.split("::")[-1].startswith("hf://"):
                 raise Refused("names an address outside the Hub")
-            with xopen(path, "rb", download_config=DownloadConfig(token=self.load.get("token"))) as file:
+            with xopen(path, "rb") as file:
                 return file.read()
         # A dataset by a stranger must not make us read a file of this machine just by naming it.
         if self.hub and not any(Path(path).resolve().is_relative_to(folder) for folder in _download_folders()):
@@ -174,7 +173,7 @@ class _Table:
 
 
 def find_source(
-    source: str, split: str, config_name: str | None, image_column: str | None, revision: str | None, token: Any
+    source: str, split: str, config_name: str | None, image_column: str | None, revision: str | None
 ) -> _Folder | _Table:
     """What `source` means: something on this disk if it exists, or else a dataset on the Hub."""
     path = Path(os.path.expanduser(source))
@@ -196,7 +195,7 @@ def find_source(
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or path.suffix.lower() in (".zip", ".parquet"):
             raise UserError(f"--dataset {source}: no such file or folder")
         facts = {"dataset": source, "kind": "hub", "config": config_name, "split": split}
-        load = {"path": source, "name": config_name, "revision": revision, "token": token}
+        load = {"path": source, "name": config_name, "revision": revision}
         return _Table(facts, source, [], image_column, **load)
     files, where = list(_files_below(path)), str(path.resolve())
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
@@ -284,11 +283,11 @@ class Unreachable(Exception):
     """The Hub did not answer; the message says how."""
 
 
-def _hub_info(dataset: str, revision: str | None, token: Any) -> Any:
+def _hub_info(dataset: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi, errors
 
     try:
-        api = HfApi(token=token)
+        api = HfApi()
         info = api.dataset_info(dataset, revision=revision, timeout=30)
         if info.gated:
             api.auth_check(dataset, repo_type="dataset")  # anyone may read about it, not everyone its files

@@ -105,7 +105,6 @@ def stream_batches(
     split: str = "train",
     image_column: str | None = None,
     revision: str | None = None,
-    token: str | bool | None = None,
     fit: str = "crop",
     background: str = "white",
     start_images: int = 0,
@@ -131,7 +130,7 @@ def stream_batches(
     if share * world_size != batch_size:
         raise UserError(f"--batch-size {batch_size}: can't be shared equally by {world_size} processes")
     parse_color(background)
-    found = find_source(source, split, config_name, image_column, revision, token)
+    found = find_source(source, split, config_name, image_column, revision)
     try:
         found.state()  # pins the revision
     except Unreachable as error:

@@ -57,7 +57,7 @@ def test_ctrl_c_does_not_end_the_workers_of_a_stream(folder):
 
 
 def test_a_worker_that_is_ahead_leaves_the_others_their_pass(folder):
-    found = find_source(str(folder), "train", None, None, None, None)
+    found = find_source(str(folder), "train", None, None, None)
     one = _WorkerBatches(found, {}, share=2, buffer=4, seed=[0, 0], place=[0, 1])
     names = [[row["name"] for row in one.rows(number)] for number in range(4)]
     assert len(set(map(tuple, names))) > 1 and len(set(map(frozenset, names))) == 1
