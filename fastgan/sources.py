@@ -31,17 +31,13 @@ SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test",
 # `read(row)`, which fetches the encoded picture.
 
 
-class _Folder:
-    """Picture files in a folder and the folders below it."""
+class _Files:
+    """Picture files that go by their names; where they lie, a subclass knows."""
 
-    def __init__(self, path: Path, split: str):
-        self.facts = {"dataset": path.resolve().name, "kind": "folder", "split": split}
+    def __init__(self, path: Path, facts: dict[str, Any], names: Iterable[str]):
+        self.facts = facts
         self.where = str(path.resolve())
-        names = [file.relative_to(path).as_posix() for file in _files_below(path)]
-        self.names = _of_split(_picture_names(names), split, str(path))
-
-    def state(self) -> list:
-        return [[name, *_stamp(Path(self.where, name))] for name in self.names]
+        self.names = _of_split(_picture_names(names), facts["split"], str(path))
 
     def rows(self) -> list[dict]:
         return [{"name": name} for name in self.names]
@@ -52,39 +48,54 @@ class _Folder:
     def label(self, row: dict) -> str:
         return row["name"]
 
-    def read(self, row: dict) -> Path:
-        _refuse_unreadable(row["name"])
-        return Path(self.where, row["name"])
+    def read(self, row: dict) -> bytes | Path:
+        if kind := UNREADABLE.get(PurePosixPath(row["name"]).suffix.lower()):
+            raise Refused(f"{kind} can't be read here; save it as JPEG or PNG")
+        return self._content(row["name"])
 
 
-class _Zip(_Folder):
+class _Folder(_Files):
+    """Picture files in a folder and the folders below it."""
+
+    def __init__(self, path: Path, split: str):
+        facts = {"dataset": path.resolve().name, "kind": "folder", "split": split}
+        super().__init__(path, facts, (file.relative_to(path).as_posix() for file in _files_below(path)))
+
+    def state(self) -> list:
+        return [[name, *_stamp(Path(self.where, name))] for name in self.names]
+
+    def _content(self, name: str) -> Path:
+        return Path(self.where, name)
+
+
+class _Zip(_Files):
     """Picture files in a .zip, read in memory and never unpacked."""
 
     def __init__(self, path: Path, split: str):
-        self.facts = {"dataset": path.name, "kind": "zip", "split": split}
-        self.where = str(path.resolve())
-        self.archives: dict[int, zipfile.ZipFile] = {}  # by process: an open file must not be shared across a fork
-        with self._open() as archive:
+        with _open_zip(path, path.name) as archive:
             names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-        self.names = _of_split(_picture_names(names), split, str(path))
-
-    def _open(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.where)
-        except zipfile.BadZipFile:
-            raise UserError(f"--dataset {self.facts['dataset']}: not a .zip, or a damaged one") from None
-        except OSError as error:
-            raise UserError(f"--dataset {self.facts['dataset']}: {error.strerror}") from None
+        super().__init__(path, {"dataset": path.name, "kind": "zip", "split": split}, names)
+        self.archives: dict[int, zipfile.ZipFile] = {}  # by process: an open file must not be shared across a fork
 
     def state(self) -> list:
         return _stamp(Path(self.where))
 
-    def read(self, row: dict) -> bytes:
-        _refuse_unreadable(row["name"])
-        archive = self.archives.get(os.getpid()) or self.archives.setdefault(os.getpid(), self._open())
-        if archive.getinfo(row["name"]).file_size > ZIP_ENTRY_BYTES:
+    def _content(self, name: str) -> bytes:
+        archive = self.archives.get(os.getpid())
+        if not archive:  # whichever of several threads was first, all read from the same
+            archive = self.archives.setdefault(os.getpid(), _open_zip(Path(self.where), self.facts["dataset"]))
+        if archive.getinfo(name).file_size > ZIP_ENTRY_BYTES:
             raise Refused(f"more than {ZIP_ENTRY_BYTES // 2**20} MB")
-        return archive.read(row["name"])
+        return archive.read(name)
+
+
+def _open_zip(path: Path, dataset: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise UserError(f"--dataset {dataset}: not a .zip, or a damaged one") from None
+    except OSError as error:
+        raise UserError(f"--dataset {dataset}: {error.strerror}") from None
 
 
 class _Table:
@@ -256,11 +267,6 @@ def _stamp(file: Path) -> list[int]:
     """What changes when a file does: size and time of change."""
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _refuse_unreadable(name: str) -> None:
-    if kind := UNREADABLE.get(PurePosixPath(name).suffix.lower()):
-        raise Refused(f"{kind} can't be read here; save it as JPEG or PNG")
 
 
 def _stream_of_names(names: list[str]) -> Any:
