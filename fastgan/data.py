@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastgan.errors import UserError
 from fastgan.pixels import to_float
-from fastgan.preparing import PREPARATION, cores, decode_all, parse_color
+from fastgan.preparing import PREPARATION_VERSION, Preparation, cores, decode_all
 from fastgan.sources import Unreachable, find_source
 
 MOST_THREADS = 8  # that decode a set
@@ -58,7 +58,7 @@ def load_pictures(
         source: a folder, a .zip, a .parquet file, a pattern for parquet files, a folder that `datasets.save_to_disk`
             wrote, or a Hub id like "user/name". What exists on this disk wins.
         size: height and width, pixels.
-        channels, fit, background: see :func:`prepare`.
+        channels, fit, background: see :class:`fastgan.preparing.Preparation`.
         config_name, split, revision: of a Hub dataset. A local folder has splits if its top folders are named so.
         image_column: found by itself when there is one.
         cache_dir: where prepared pictures are kept; `fastgan` in the Hugging Face home when not given.
@@ -70,11 +70,10 @@ def load_pictures(
     """
     from huggingface_hub.utils import WeakFileLock
 
-    parse_color(background)
+    how = Preparation(tuple(size), channels, fit, background)
     found = find_source(source, split, config_name, image_column, revision)
-    how = {"size": tuple(size), "channels": channels, "fit": fit, "background": background}
     cache = cache_folder(cache_dir)
-    request = _hash([PREPARATION, found.where, config_name, split, image_column, revision, how])
+    request = _hash([PREPARATION_VERSION, found.where, config_name, split, image_column, revision, asdict(how)])
     with WeakFileLock(cache / f"{request}.lock"):  # of processes that start together, one decodes and the others wait
         earlier = sorted(cache.glob(f"{request}-*"), key=lambda entry: entry.stat().st_mtime)
         try:
@@ -124,12 +123,12 @@ def _read_prepared(entry: Path) -> Pictures | None:
         return None
 
 
-def _write_prepared(entry: Path, found: Any, how: dict[str, Any], progress: bool) -> None:
+def _write_prepared(entry: Path, found: Any, how: Preparation, progress: bool) -> None:
     """Decode every picture into `entry`, a folder that appears whole or not at all."""
     from tqdm import tqdm
 
     rows = found.rows()
-    height, width, channels = *how["size"], how["channels"]
+    height, width, channels = *how.size, how.channels
     need, free = len(rows) * height * width * channels, shutil.disk_usage(entry.parent).free
     if need > free:
         raise NoRoom(
@@ -140,7 +139,8 @@ def _write_prepared(entry: Path, found: Any, how: dict[str, Any], progress: bool
     shutil.rmtree(partial_entry, ignore_errors=True)  # left by a run that was killed
     try:
         partial_entry.mkdir()
-        count, skipped, fingerprint = 0, [], hashlib.sha256(repr((PREPARATION, channels, height, width)).encode())
+        fingerprint = hashlib.sha256(repr((PREPARATION_VERSION, channels, height, width)).encode())
+        count, skipped = 0, []
         with open(partial_entry / "pictures.npy", "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), channels, height, width)}
             np.lib.format.write_array_header_1_0(file, header)

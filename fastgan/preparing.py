@@ -3,17 +3,17 @@
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from fastgan.errors import UserError
 
-PREPARATION = 1  # raise it whenever prepare() gives other pixels, so that no stale cache is used
+PREPARATION_VERSION = 1  # raise it whenever prepare() gives other pixels, so that no stale cache is used
 MIN_SIDE = 16  # pixels; a picture with a shorter side teaches nothing
 # Formats that Pillow reads by itself. EPS is left out: Pillow hands it to an external interpreter.
 FORMATS = tuple("AVIF BMP DDS DIB GIF ICNS ICO JPEG JPEG2000 PCX PNG PPM PSD QOI SGI TGA TIFF WEBP XBM XPM".split())
@@ -31,9 +31,30 @@ def parse_color(text: str) -> tuple[int, int, int]:
         raise UserError(f'--background: no colour "{text}"; try a name like white, or #ffeedd') from None
 
 
-def prepare(
-    image: Image.Image, size: tuple[int, int], channels: int = 3, fit: str = "crop", background: str = "white"
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures become those that training sees. Its fields, in this order, are part of a cache's name.
+
+    Raises:
+        UserError: no such colour, or no such fit.
+    """
+
+    size: tuple[int, int]  # height and width of the result, pixels
+    # 1 for grey, 3 for RGB (both composed on the background), 4 for RGBA. RGBA is straight, as PNG stores it; pixels
+    # fade to the background's colour as they vanish, so that what can't be seen is not noise.
+    channels: int = 3
+    # "crop" cuts the middle to the shape, "pad" shows the whole picture on the background (transparent with 4
+    # channels), "stretch" ignores the shape.
+    fit: str = "crop"
+    background: str = "white"  # a colour name or #hex
+
+    def __post_init__(self):
+        parse_color(self.background)
+        if self.fit not in ("crop", "pad", "stretch"):
+            raise UserError(f'fit: expected "crop", "pad" or "stretch", got {self.fit!r}')
+
+
+def prepare(image: Image.Image, how: Preparation) -> np.ndarray:
     """The picture as training sees it: uint8 [H, W, C].
 
     It is turned upright (EXIF), brought to 8-bit sRGB (an embedded colour profile is applied, 16-bit and float
@@ -41,32 +62,26 @@ def prepare(
 
     Args:
         image: any picture that Pillow can open.
-        size: height and width of the result, pixels.
-        channels: 1 for grey, 3 for RGB (both composed on the background), 4 for RGBA. RGBA is straight, as PNG stores
-            it; pixels fade to the background's colour as they vanish, so that what can't be seen is not noise.
-        fit: "crop" cuts the middle to the shape, "pad" shows the whole picture on the background (transparent with 4
-            channels), "stretch" ignores the shape.
-        background: a colour name or #hex.
+        how: shape, channels, fit and background of the result.
 
     Raises:
-        UserError: no such colour.
         OSError, ValueError, SyntaxError: as Pillow raises them for a damaged picture.
     """
-    color = parse_color(background)
+    color = parse_color(how.background)
     image = _to_8_bit(_upright(image))
-    if channels == 4:
-        return _resize_rgba(image.convert("RGBA"), size, fit, color)
+    if how.channels == 4:
+        return _resize_rgba(image.convert("RGBA"), how.size, how.fit, color)
     if image.mode == "RGBA":
         canvas = Image.new("RGBA", image.size, color)
         image = Image.alpha_composite(canvas, image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    (height, width), (box, inner) = size, _placement(image.size, size, fit)
+    image = image.convert("L" if how.channels == 1 else "RGB")
+    (height, width), (box, inner) = how.size, _placement(image.size, how.size, how.fit)
     small = image.resize((inner[2] - inner[0], inner[3] - inner[1]), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
     if small.size != (width, height):
         canvas = Image.new("RGB", (width, height), color).convert(image.mode)
         canvas.paste(small, inner)
         small = canvas
-    return np.asarray(small).reshape(height, width, channels)
+    return np.asarray(small).reshape(height, width, how.channels)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -132,9 +147,7 @@ def _placement(
         inner_width, inner_height = (max(1, round(side / scale)) for side in source)
         left, top = (width - inner_width) // 2, (height - inner_height) // 2
         return whole, (left, top, left + inner_width, top + inner_height)
-    if fit == "stretch":
-        return whole, everywhere
-    raise ValueError(f'fit: expected "crop", "pad" or "stretch", got {fit!r}')
+    return whole, everywhere  # "stretch"
 
 
 def _resize_rgba(image: Image.Image, size: tuple[int, int], fit: str, color: tuple[int, int, int]) -> np.ndarray:
@@ -161,7 +174,7 @@ class Refused(Exception):
 
 
 def decode_all(
-    read: Callable[[dict], bytes | Path], rows: Iterable[dict], how: Mapping[str, Any], threads: int
+    read: Callable[[dict], bytes | Path], rows: Iterable[dict], how: Preparation, threads: int
 ) -> Iterator[tuple[dict, np.ndarray | str]]:
     """Each row with its prepared picture or what is wrong with it, in order."""
     waiting: deque = deque()
@@ -175,14 +188,14 @@ def decode_all(
             yield row, picture.result()
 
 
-def _decode(read: Callable[[dict], bytes | Path], row: dict, how: Mapping[str, Any]) -> np.ndarray | str:
+def _decode(read: Callable[[dict], bytes | Path], row: dict, how: Preparation) -> np.ndarray | str:
     """One prepared picture, uint8 [H, W, C], or the reason why there is none."""
     try:
         content = read(row)
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
             if min(image.size) < MIN_SIDE:
                 return f"only {image.width}x{image.height} pixels; both sides need {MIN_SIDE}"
-            return prepare(image, **how)
+            return prepare(image, how)
     except Refused as refusal:
         return str(refusal)
     except FileNotFoundError:  # a table may hold names of files that stayed elsewhere

@@ -18,7 +18,7 @@ from fastgan.errors import UserError
 from fastgan.losses import PerceptualDistance
 from fastgan.models import Generator, downscale
 from fastgan.pixels import to_float
-from fastgan.preparing import FORMATS, prepare
+from fastgan.preparing import FORMATS, Preparation, prepare
 from fastgan.sampling import draw, seeded_inputs
 
 CODE_PREFIX = "z"
@@ -125,7 +125,7 @@ def project(
         raise UserError(f"project: expected starts >= keep >= 1 and steps >= 1, got {starts}, {keep} and {steps}")
     config, device = generator.config, next(generator.parameters()).device
     try:
-        pixels = torch.from_numpy(prepare(picture, (config.height, config.width), config.channels).copy())
+        pixels = torch.from_numpy(prepare(picture, Preparation((config.height, config.width), config.channels)).copy())
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise UserError("that picture is damaged; try another, or save it anew as PNG") from None
     target = pixels.permute(2, 0, 1)[None]

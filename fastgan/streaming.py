@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgan.data import to_batch
 from fastgan.errors import UserError
-from fastgan.preparing import cores, decode_all, parse_color
+from fastgan.preparing import Preparation, cores, decode_all
 from fastgan.sources import Unreachable, find_source, plain_errors
 
 SHUFFLE_BUFFER = 1024  # pictures a process holds, still encoded, to mix a stream
@@ -48,7 +48,7 @@ def _streamed(loader: Any, rng: np.random.Generator, flip: bool, skipped: list, 
 class _WorkerBatches(torch.utils.data.IterableDataset):
     """What a worker makes: uint8 [B, C, H, W], what was skipped since the last batch, and a fatal error or ""."""
 
-    def __init__(self, found: Any, how: dict[str, Any], share: int, buffer: int, seed: list[int], place: list[int]):
+    def __init__(self, found: Any, how: Preparation, share: int, buffer: int, seed: list[int], place: list[int]):
         self.found, self.how, self.share = found, how, share
         self.stream, self.buffer, self.seed, self.place = found.stream(), buffer, seed, place
 
@@ -129,13 +129,12 @@ def stream_batches(
     share = batch_size // world_size
     if share * world_size != batch_size:
         raise UserError(f"--batch-size {batch_size}: can't be shared equally by {world_size} processes")
-    parse_color(background)
+    how = Preparation(tuple(size), channels, fit, background)
     found = find_source(source, split, config_name, image_column, revision)
     try:
         found.state()  # pins the revision
     except Unreachable as error:
         raise UserError(f"--dataset {source}: the Hub can't be reached ({error}); --streaming needs it") from None
-    how = {"size": tuple(size), "channels": channels, "fit": fit, "background": background}
     buffer = max(1, SHUFFLE_BUFFER // max(1, workers))
     made = _WorkerBatches(found, how, share, buffer, [seed, start_images], [rank, world_size])
     loader = torch.utils.data.DataLoader(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastgan.errors import UserError
+from fastgan.preparing import Preparation
 from fastgan.sources import find_source
 from fastgan.streaming import _WorkerBatches, stream_batches
 
@@ -58,7 +59,7 @@ def test_ctrl_c_does_not_end_the_workers_of_a_stream(folder):
 
 def test_a_worker_that_is_ahead_leaves_the_others_their_pass(folder):
     found = find_source(str(folder), "train", None, None, None)
-    one = _WorkerBatches(found, {}, share=2, buffer=4, seed=[0, 0], place=[0, 1])
+    one = _WorkerBatches(found, Preparation((16, 16)), share=2, buffer=4, seed=[0, 0], place=[0, 1])
     names = [[row["name"] for row in one.rows(number)] for number in range(4)]
     assert len(set(map(tuple, names))) > 1 and len(set(map(frozenset, names))) == 1
     ahead = pickle.loads(pickle.dumps(one))  # as it comes to another process
