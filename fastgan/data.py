@@ -18,7 +18,7 @@ from torch import Tensor
 from fastgan.errors import UserError
 from fastgan.pixels import to_float
 from fastgan.preparing import PREPARATION_VERSION, Preparation, cores, decode_all
-from fastgan.sources import Unreachable, find_source
+from fastgan.sources import Source, Unreachable, find_source
 
 MOST_THREADS = 8  # that decode a set
 MEMORY_BYTES = 2 * 2**30  # prepared sets up to this size are held in memory, larger ones are memory-mapped
@@ -123,7 +123,7 @@ def _read_prepared(entry: Path) -> Pictures | None:
         return None
 
 
-def _write_prepared(entry: Path, found: Any, how: Preparation, progress: bool) -> None:
+def _write_prepared(entry: Path, found: Source, how: Preparation, progress: bool) -> None:
     """Decode every picture into `entry`, a folder that appears whole or not at all."""
     from tqdm import tqdm
 

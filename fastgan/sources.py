@@ -11,10 +11,10 @@ import itertools
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from PIL import Image
 
@@ -26,9 +26,27 @@ ZIP_ENTRY_BYTES = 2**29  # an entry of a .zip that says it is larger is skipped
 UNREADABLE = {".heic": "HEIC", ".heif": "HEIF"}  # what phones make and Pillow can't read: said, not ignored
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
 
-# Each source has `facts` for the card; `where`, which names it; `state()`, which changes when its pictures do;
-# `rows()`, dicts, sized; `stream()`, the same rows as a datasets.IterableDataset; `label(row)` for messages; and
-# `read(row)`, which fetches the encoded picture.
+
+class Source(Protocol):
+    """Where pictures are."""
+
+    facts: dict[str, Any]  # for the card, JSON-able
+    where: str | list[str]  # names it: a Hub id, or resolved local paths
+
+    def state(self) -> list:
+        """What changes when its pictures do, JSON-able. Raises Unreachable where the Hub does not answer."""
+
+    def rows(self) -> Sequence[dict]:
+        """One dict per picture."""
+
+    def stream(self) -> Any:
+        """The same rows as a datasets.IterableDataset."""
+
+    def label(self, row: dict) -> str:
+        """What a message calls the picture of a row; "" where it has no name."""
+
+    def read(self, row: dict) -> bytes | Path:
+        """The encoded picture of a row, or the file that holds it. Raises Refused where it is not to be read."""
 
 
 class _Files:
@@ -101,7 +119,9 @@ def _open_zip(path: Path, dataset: str) -> zipfile.ZipFile:
 class _Table:
     """A column of a Hub dataset, of parquet files or of a saved dataset, read through `datasets`."""
 
-    def __init__(self, facts: dict, where: Any, files: list[Path], image_column: str | None, **load: Any):
+    def __init__(
+        self, facts: dict[str, Any], where: str | list[str], files: list[Path], image_column: str | None, **load: Any
+    ):
         self.facts = facts
         self.where = where  # a Hub id, or resolved local paths
         self.files = files  # local files to watch for changes
@@ -110,7 +130,6 @@ class _Table:
         self.hub = facts["kind"] == "hub"
 
     def state(self) -> list:
-        """Raises Unreachable where the Hub does not answer."""
         if not self.hub:
             return [[str(file), *_stamp(file)] for file in self.files]
         info = _hub_info(self.where, self.load["revision"])
@@ -185,8 +204,12 @@ class _Table:
 
 def find_source(
     source: str, split: str, config_name: str | None, image_column: str | None, revision: str | None
-) -> _Folder | _Table:
-    """What `source` means: something on this disk if it exists, or else a dataset on the Hub."""
+) -> Source:
+    """What `source` means: something on this disk if it exists, or else a dataset on the Hub.
+
+    Raises:
+        UserError: nothing there on this disk, a split that it does not have, or a mix of pictures and parquet files.
+    """
     path = Path(os.path.expanduser(source))
     pattern = is_pattern(source)
     if revision and (path.exists() or pattern):

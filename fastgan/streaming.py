@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgan.data import to_batch
 from fastgan.errors import UserError
 from fastgan.preparing import Preparation, cores, decode_all
-from fastgan.sources import Unreachable, find_source, plain_errors
+from fastgan.sources import Source, Unreachable, find_source, plain_errors
 
 SHUFFLE_BUFFER = 1024  # pictures a process holds, still encoded, to mix a stream
 STREAM_THREADS = 4  # of each worker process of a stream: they wait for the network more than they decode
@@ -21,7 +21,7 @@ STREAM_THREADS = 4  # of each worker process of a stream: they wait for the netw
 class StreamedBatches:
     """Endless batches, float32 [B / world_size, C, H, W] in [-1, 1], read while training; made by stream_batches."""
 
-    def __init__(self, found: Any, loader: Any, rng: np.random.Generator, flip: bool):
+    def __init__(self, found: Source, loader: Any, rng: np.random.Generator, flip: bool):
         self.source: dict[str, Any] = found.facts  # facts for the card, without the number of pictures
         self.skipped: list[tuple[str, str]] = []  # grows while the first pass goes on
         self._batches = _streamed(loader, rng, flip, self.skipped, found.facts["dataset"])
@@ -48,7 +48,7 @@ def _streamed(loader: Any, rng: np.random.Generator, flip: bool, skipped: list, 
 class _WorkerBatches(torch.utils.data.IterableDataset):
     """What a worker makes: uint8 [B, C, H, W], what was skipped since the last batch, and a fatal error or ""."""
 
-    def __init__(self, found: Any, how: Preparation, share: int, buffer: int, seed: list[int], place: list[int]):
+    def __init__(self, found: Source, how: Preparation, share: int, buffer: int, seed: list[int], place: list[int]):
         self.found, self.how, self.share = found, how, share
         self.stream, self.buffer, self.seed, self.place = found.stream(), buffer, seed, place
 
