@@ -1,5 +1,7 @@
 """The page as a person meets it: a local Hub with small models, and `fastgan app` in a process of its own."""
 
+import io
+import json
 import os
 import shutil
 import socket
@@ -13,13 +15,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from huggingface_hub import HfApi
+from PIL import Image
 
 from fastgan.config import ModelConfig
 from fastgan.ema import reestimate_batch_norm
+from fastgan.evaluation import save_features
 from fastgan.hub import save_model
+from fastgan.metrics import extract, feature_network
 from fastgan.models import Generator
+from fastgan.sampling import grid, sample
 from tests.hub_server.server import HubServer
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +36,31 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+
+CARD = """---
+library_name: fastgan
+model-index:
+- name: blobs
+  results:
+  - task: {type: unconditional-image-generation}
+    dataset: {name: blobs of paint, type: tester/blobs}
+    metrics:
+    - {type: kid, value: 0.0123, name: KID}
+---
+# Blobs
+
+Some **bold** words, [a link](https://example.com/), [a file](samples.png) and <u>what is left out</u>.
+
+<script>window.stolen = 1</script>
+<img src="x" onerror="window.stolen = 2">
+<a href="javascript:window.stolen = 3">press me</a>
+<div style="position: fixed; inset: 0" onclick="window.stolen = 4">over everything</div>
+<form action="https://example.com/"><input name="password"></form>
+
+| setting | value |
+| --- | --- |
+| recipe | ${window.stolen = 5} |
+"""
 
 
 def make_model(folder: Path, size: int = 64, ngf: int = 8, channels: int = 3, seed: int = 0) -> Generator:
@@ -51,6 +83,21 @@ def push(hub, folder: Path, name: str, private: bool = False, ignore: list[str] 
     api.create_repo(repo, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=ignore)
     return repo
+
+
+def push_blobs(hub, folder: Path, generator: Generator) -> str:
+    """Push a model with all that a repository may hold; the training pictures are those of its seeds 0 to 19."""
+    (folder / "README.md").write_text(CARD)
+    (folder / "train_config.json").write_text(json.dumps({"recipe": "paper", "batch_size": 8}))
+    grid(torch.cat(list(sample(generator, range(4))))).save(folder / "samples.png")
+    network = feature_network("efficientnet-lite0")
+    save_features(folder, extract(network, sample(generator, range(20))), network, "blobs")
+    return push(hub, folder, "fastgan-blobs")
+
+
+def pixels(data: bytes | str) -> np.ndarray:
+    """A picture's values, from its encoded bytes or its path."""
+    return np.asarray(Image.open(io.BytesIO(data) if isinstance(data, bytes) else data))
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.hub_server.fixtures", "tests.pictures"]
+pytest_plugins = ["tests.hub_server.fixtures", "tests.pictures", "tests.app_fixtures"]

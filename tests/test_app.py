@@ -1,32 +1,24 @@
 """The page as a person uses it, in a real browser, with models on the local Hub."""
 
-import asyncio
-import base64
-import gzip
 import io
 import json
 import re
 import urllib.error
 import urllib.request
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 import torch
-from gradio_client import Client, handle_file
 from huggingface_hub import HfApi
 from PIL import Image, ImageSequence
 
 import fastgan
-from fastgan.evaluation import save_features
-from fastgan.metrics import extract, feature_network
 from fastgan.projection import decode_latent
-from fastgan.sampling import draw, grid, interpolate, mix_grid, sample, seeded_inputs, to_pil, walk
-from tests.app_server import CHROMIUM, FLAGS, ROOT, app_running, make_model, push
-from tests.hub_server.server import HubServer
+from fastgan.sampling import draw, interpolate, mix_grid, seeded_inputs, to_pil, walk
+from tests.app_server import CHROMIUM, FLAGS, app_running, pixels, push
 from tests.sign_in import SignIn
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -34,75 +26,6 @@ sync_api = pytest.importorskip("playwright.sync_api")
 PATIENCE = 60_000  # milliseconds; machines that do other things too are slow
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs chromium")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("app")
-
-
-@pytest.fixture(scope="module")
-def hub(home):
-    with HubServer(home / "hub") as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def generator(home):
-    return make_model(home / "model")
-
-
-CARD = """---
-library_name: fastgan
-model-index:
-- name: blobs
-  results:
-  - task: {type: unconditional-image-generation}
-    dataset: {name: blobs of paint, type: tester/blobs}
-    metrics:
-    - {type: kid, value: 0.0123, name: KID}
----
-# Blobs
-
-Some **bold** words, [a link](https://example.com/), [a file](samples.png) and <u>what is left out</u>.
-
-<script>window.stolen = 1</script>
-<img src="x" onerror="window.stolen = 2">
-<a href="javascript:window.stolen = 3">press me</a>
-<div style="position: fixed; inset: 0" onclick="window.stolen = 4">over everything</div>
-<form action="https://example.com/"><input name="password"></form>
-
-| setting | value |
-| --- | --- |
-| recipe | ${window.stolen = 5} |
-"""
-
-
-@pytest.fixture(scope="module")
-def repo(hub, home, generator):
-    """A model with all that a repository may hold; the training pictures are those of seeds 0 to 19."""
-    folder = home / "model"
-    (folder / "README.md").write_text(CARD)
-    (folder / "train_config.json").write_text(json.dumps({"recipe": "paper", "batch_size": 8}))
-    grid(torch.cat(list(sample(generator, range(4))))).save(folder / "samples.png")
-    network = feature_network("efficientnet-lite0")
-    save_features(folder, extract(network, sample(generator, range(20))), network, "blobs")
-    return push(hub, folder, "fastgan-blobs")
-
-
-@pytest.fixture(scope="module")
-def other(hub, home):
-    """A second model, and how it draws."""
-    generator = make_model(home / "other", seed=1)
-    return push(hub, home / "other", "fastgan-other"), generator
-
-
-@pytest.fixture(scope="module")
-def app(hub, home, repo, other):
-    """Address of the page."""
-    arguments = (repo, "--models", other[0], "--mcp")
-    with app_running(*arguments, env=hub.env(home / "cache", token=""), log=home / "app.log") as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +59,6 @@ class visitor:
         assert kind or not self.complaints, self.complaints
 
 
-@pytest.fixture(scope="module")
-def client(app):
-    return Client(app, verbose=False)
-
-
 def count_of(page, selector: str, number: int) -> None:
     page.wait_for_function("([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, number])
 
@@ -148,10 +66,6 @@ def count_of(page, selector: str, number: int) -> None:
 def picture_at(page, selector: str) -> np.ndarray:
     """The picture that the page shows, as the server gave it."""
     return pixels(urllib.request.urlopen(page.locator(selector).first.get_attribute("src")).read())
-
-
-def pixels(data: bytes | str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data) if isinstance(data, bytes) else data))
 
 
 def facts(data: bytes | str) -> dict[str, str]:
@@ -190,28 +104,13 @@ def open_page(page, address: str) -> None:
 # ---------------------------------------------------------------------- sample
 
 
-def test_pictures_are_there_when_the_page_opens_and_are_those_of_the_python_api(app, page, repo, hub, home):
+def test_pictures_are_there_when_the_page_opens_and_are_those_of_the_python_api(app, page, app_repo, app_home):
     open_page(page, app)
-    loaded = fastgan.from_pretrained(home / "model")
+    loaded = fastgan.from_pretrained(app_home / "model")
     expected = [np.asarray(picture) for picture in loaded.sample(range(16))]
     assert all(np.array_equal(a, b) for a, b in zip(shown(page), expected, strict=True))
     assert not np.array_equal(expected[0], expected[1])
-    assert repo in page.locator("#about-model").inner_text()
-
-
-def fetch(address: str, **headers: str):
-    return urllib.request.urlopen(urllib.request.Request(address, headers=headers))
-
-
-def test_the_first_pictures_come_with_the_page_itself(app):
-    page = fetch(app).read()
-    assert page.count(b'<img alt="" src="data:image/webp;base64,') == 16
-    assert page.index(b'id="first-look"') < page.index(b"<gradio-app")
-    with fetch(app, **{"Accept-Encoding": "gzip"}) as answer:
-        assert answer.headers["Content-Encoding"] == "gzip"
-        assert gzip.decompress(answer.read()) == page
-    for other in ("?seed=4", "?tab=mix", "config"):
-        assert b"first-look" not in fetch(f"{app}/{other}").read()
+    assert app_repo in page.locator("#about-model").inner_text()
 
 
 def test_the_first_look_is_seen_without_a_script_and_goes_when_the_gallery_is_there(app, page):
@@ -244,16 +143,16 @@ def test_who_acts_before_the_pictures_are_there_gets_the_page(app, page):
     count_of(page, "#pictures .thumbnail-item img", 16)
 
 
-def test_each_picture_carries_how_to_draw_it_again(app, page, repo):
+def test_each_picture_carries_how_to_draw_it_again(app, page, app_repo):
     open_page(page, app)
     link = page.locator("#pictures .thumbnail-item img").nth(3).get_attribute("src")
     info = facts(urllib.request.urlopen(link).read())
     assert link.endswith("fastgan-blobs-seed3.png")
-    assert (info["fastgan:model"], info["fastgan:seed"], info["fastgan:psi"]) == (repo, "3", "1")
+    assert (info["fastgan:model"], info["fastgan:seed"], info["fastgan:psi"]) == (app_repo, "3", "1")
     assert len(info["fastgan:revision"]) == 40
 
 
-def test_count_seed_and_dice(app, page, generator):
+def test_count_seed_and_dice(app, page, app_generator):
     open_page(page, app)
     page.get_by_label("First seed").fill("100")
     page.get_by_label("number input for How many").fill("3")
@@ -262,25 +161,25 @@ def test_count_seed_and_dice(app, page, generator):
     count_of(page, "#pictures .thumbnail-item img", 3)
     # Leaving the number draws once more, and meanwhile the gallery grows anew.
     third = picture_at(page, "#pictures .thumbnail-item img[alt='seed 102']")
-    assert np.array_equal(third, np.asarray(generator.sample([102])[0]))
+    assert np.array_equal(third, np.asarray(app_generator.sample([102])[0]))
     page.get_by_role("button", name="Roll the dice").click()
     page.wait_for_selector("#pictures img[alt='seed 102']", state="detached")
     rolled = int(page.get_by_label("First seed").input_value())
     page.wait_for_selector(f"#pictures img[alt='seed {rolled}']")
 
 
-def test_all_pictures_come_as_a_zip(app, page, generator):
+def test_all_pictures_come_as_a_zip(app, page, app_generator):
     page.goto(f"{app}?count=2&seed=7")
     count_of(page, "#pictures .thumbnail-item img", 2)
     with page.expect_download() as download:
         page.get_by_role("button", name="All as ZIP").click()
     archive = zipfile.ZipFile(download.value.path())
     assert archive.namelist() == ["fastgan-blobs-seed7.png", "fastgan-blobs-seed8.png", "how.json"]
-    assert np.array_equal(pixels(archive.read("fastgan-blobs-seed8.png")), np.asarray(generator.sample([8])[0]))
+    assert np.array_equal(pixels(archive.read("fastgan-blobs-seed8.png")), np.asarray(app_generator.sample([8])[0]))
     assert json.loads(archive.read("how.json"))["seeds"] == [7, 8]
 
 
-def test_a_clicked_picture_goes_to_the_other_tabs(app, page, generator):
+def test_a_clicked_picture_goes_to_the_other_tabs(app, page, app_generator):
     open_page(page, f"{app}?between=2")
     page.locator("#pictures .thumbnail-item").nth(5).click()
     page.wait_for_function("() => document.querySelector('#picked input').value === '5'")
@@ -295,7 +194,7 @@ def test_a_clicked_picture_goes_to_the_other_tabs(app, page, generator):
         page.wait_for_function("tab => location.search.includes(`tab=${tab}`)", arg=tab)
         assert page.get_by_label(field).input_value() == value
         page.wait_for_selector(picture)
-    assert np.array_equal(picture_at(page, "#explored img"), np.asarray(generator.sample([5])[0]))
+    assert np.array_equal(picture_at(page, "#explored img"), np.asarray(app_generator.sample([5])[0]))
 
 
 def tab_to(page, control) -> None:
@@ -333,22 +232,24 @@ def offered(page) -> list[str]:
     return [name.strip().removeprefix("✓").strip() for name in page.get_by_role("option").all_inner_texts()]
 
 
-def test_models_given_at_the_start_are_offered_and_recent_ones_remembered(app, page, browser, repo, other, hub, home):
-    name, second = other
+def test_models_given_at_the_start_are_offered_and_recent_ones_remembered(
+    app, page, browser, app_repo, app_other, app_hub, app_home
+):
+    name, second = app_other
     page.goto(f"{app}?count=1")
     page.wait_for_selector("#pictures img[alt='seed 0']")
-    assert offered(page) == [repo, name]
+    assert offered(page) == [app_repo, name]
     before = page.locator("#pictures img").first.get_attribute("src")
     page.get_by_role("option", name=name).click()
     page.wait_for_function("before => document.querySelector('#pictures img').src !== before", arg=before)
     assert np.array_equal(shown(page)[0], np.asarray(second.sample([0])[0]))
     assert name in page.locator("#about-model").inner_text()
-    third = push(hub, home / "other", "fastgan-third")
+    third = push(app_hub, app_home / "other", "fastgan-third")
     page.goto(f"{app}?count=1&model={third}")
     page.wait_for_selector("#pictures img[alt='seed 0']")
     page.goto(f"{app}?count=1")
     page.wait_for_selector("#pictures img[alt='seed 0']")
-    assert offered(page) == [repo, name, third]
+    assert offered(page) == [app_repo, name, third]
     with visitor(browser) as stranger:
         stranger.goto(f"{app}?count=1")
         stranger.wait_for_selector("#pictures img[alt='seed 0']")
@@ -368,7 +269,7 @@ def test_a_film_is_watched_while_it_is_made_and_plays(app, page):
     assert Image.open(io.BytesIO(urllib.request.urlopen(animation).read())).n_frames == 120
 
 
-def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, generator):
+def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, app_generator):
     page.goto(f"{app}?tab=interpolate&keys=1,2&between=4&fps=4")
     wait_for_film(page)
     page.get_by_label("linear").check()
@@ -379,15 +280,16 @@ def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, ge
     page.locator("#draw-interpolate").click()
     page.wait_for_selector("#second a")
     assert all(part in page.url for part in ("path=linear", "held=64", "still=9", "also=GIF"))
-    with Image.open(io.BytesIO(fetch(page.locator("#second a").first.get_attribute("href")).read())) as gif:
+    link = page.locator("#second a").first.get_attribute("href")
+    with Image.open(io.BytesIO(urllib.request.urlopen(link).read())) as gif:
         drawn = np.stack([np.asarray(frame.convert("RGB"), float) for frame in ImageSequence.Iterator(gif)])
-    z, noise = seeded_inputs(generator, [1, 2])
-    still, _ = seeded_inputs(generator, [9])
+    z, noise = seeded_inputs(app_generator, [1, 2])
+    still, _ = seeded_inputs(app_generator, [9])
     steps = walk(2, 4, loop=True)
 
     def off(*how) -> float:
         """How far the film is from the library's, whose colours a GIF only comes near to."""
-        frames = torch.cat(list(interpolate(generator, z, noise, steps, *how))).permute(0, 2, 3, 1)
+        frames = torch.cat(list(interpolate(app_generator, z, noise, steps, *how))).permute(0, 2, 3, 1)
         return np.abs(drawn - frames.numpy()).mean()
 
     assert len(drawn) == 8
@@ -395,7 +297,7 @@ def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, ge
     assert right < min(off(True, still, {64: 1.0}), off(False, None))
 
 
-def test_a_film_can_be_stopped(app, page, home):
+def test_a_film_can_be_stopped(app, page):
     page.goto(f"{app}?tab=interpolate&keys=0-4&between=120")
     page.wait_for_selector("#frame img")
     page.locator("#stop-interpolate").click()
@@ -409,12 +311,12 @@ def test_a_film_can_be_stopped(app, page, home):
 # ---------------------------------------------------------------------- style mix
 
 
-def test_the_mixing_grid_holds_the_mixes_of_the_library(app, page, generator):
+def test_the_mixing_grid_holds_the_mixes_of_the_library(app, page, app_generator):
     page.goto(f"{app}?tab=mix&content=0,1&style=4,5,6&one=1&other=6&amount=1")
     page.wait_for_selector("#pair img")
-    z, noise = seeded_inputs(generator, [0, 1])
-    style_z, _ = seeded_inputs(generator, [4, 5, 6])
-    mixes = [np.asarray(to_pil(image[0])) for image in mix_grid(generator, z, noise, style_z)]
+    z, noise = seeded_inputs(app_generator, [0, 1])
+    style_z, _ = seeded_inputs(app_generator, [4, 5, 6])
+    mixes = [np.asarray(to_pil(image[0])) for image in mix_grid(app_generator, z, noise, style_z)]
     page.wait_for_function("() => document.querySelector('#mixes img').naturalWidth === 18 + 4 * 66")
     sheet = picture_at(page, "#mixes img")
     for cell, mix in enumerate(mixes):
@@ -423,13 +325,13 @@ def test_the_mixing_grid_holds_the_mixes_of_the_library(app, page, generator):
     assert np.array_equal(picture_at(page, "#pair img"), mixes[5])
 
 
-def test_the_pair_follows_its_slider_and_a_clicked_cell(app, page, generator):
+def test_the_pair_follows_its_slider_and_a_clicked_cell(app, page, app_generator):
     page.goto(f"{app}?tab=mix&content=0,1&style=4,5")
     page.wait_for_selector("#pair img")
     before = page.locator("#pair img").get_attribute("src")
     page.locator("#amount input[type=number]").fill("0")
     page.wait_for_function("before => document.querySelector('#pair img').src !== before", arg=before)
-    assert np.array_equal(picture_at(page, "#pair img"), np.asarray(generator.sample([0])[0]))
+    assert np.array_equal(picture_at(page, "#pair img"), np.asarray(app_generator.sample([0])[0]))
     box = page.locator("#mixes img").bounding_box()
     middle = {"x": box["width"] / 2, "y": box["height"] / 2}  # of a sheet of 18 + 3 * 66 pixels a side
     page.locator("#mixes img").click(position={axis: place + 80 for axis, place in middle.items()})
@@ -439,8 +341,8 @@ def test_the_pair_follows_its_slider_and_a_clicked_cell(app, page, generator):
 # ---------------------------------------------------------------------- a picture of one's own
 
 
-def test_an_uploaded_picture_is_found_in_the_model_and_mixed(app, page, generator, tmp_path):
-    generator.sample([777])[0].resize((80, 80)).save(tmp_path / "mine.jpg")
+def test_an_uploaded_picture_is_found_in_the_model_and_mixed(app, page, app_generator, tmp_path):
+    app_generator.sample([777])[0].resize((80, 80)).save(tmp_path / "mine.jpg")
     page.goto(f"{app}?tab=mix&content=1&style=2")
     page.wait_for_selector("#pair img")
     unfold(page, "A picture of your own")
@@ -448,7 +350,7 @@ def test_an_uploaded_picture_is_found_in_the_model_and_mixed(app, page, generato
     upload(page, "#upload", tmp_path / "mine.jpg")
     page.wait_for_function("() => document.querySelector('#project-told').innerText.startsWith('Found')")
     code = page.locator("#code textarea, #code input").first.input_value()
-    [image] = draw(generator, decode_latent(code, 32)[None], seeded_inputs(generator, [0])[1])
+    [image] = draw(app_generator, decode_latent(code, 32)[None], seeded_inputs(app_generator, [0])[1])
     assert np.array_equal(picture_at(page, "#projected img"), np.asarray(to_pil(image[0])))
     before = page.locator("#mixes img").get_attribute("src")
     page.get_by_role("button", name="Mix as content").last.click()
@@ -474,10 +376,10 @@ def test_a_search_can_be_stopped(app, page, tmp_path):
 # ---------------------------------------------------------------------- explore
 
 
-def test_sliders_move_the_picture_and_the_strip_shows_it_step_by_step(app, page, generator):
+def test_sliders_move_the_picture_and_the_strip_shows_it_step_by_step(app, page, app_generator):
     page.goto(f"{app}?tab=explore&start=3&steps=3")
     page.wait_for_selector("#explored img")
-    assert np.array_equal(picture_at(page, "#explored img"), np.asarray(generator.sample([3])[0]))
+    assert np.array_equal(picture_at(page, "#explored img"), np.asarray(app_generator.sample([3])[0]))
     count_of(page, "#strip .thumbnail-item img", 3)
     strip = shown(page, "#strip .thumbnail-item img")
     assert np.array_equal(strip[1], picture_at(page, "#explored img"))
@@ -507,13 +409,13 @@ def test_names_of_directions_are_saved_and_loaded(app, page, tmp_path):
 # ---------------------------------------------------------------------- about
 
 
-def test_the_card_is_shown_and_does_no_harm(app, page, hub, repo):
+def test_the_card_is_shown_and_does_no_harm(app, page, app_hub, app_repo):
     page.goto(f"{app}?tab=about")
     page.wait_for_selector("#card h1")
     assert page.locator("#card strong").inner_text() == "bold"
     assert page.locator("#card a").first.get_attribute("rel") == "noopener noreferrer nofollow"
     file = page.locator("#card a", has_text="a file").get_attribute("href")
-    assert re.fullmatch(re.escape(f"{hub.endpoint}/{repo}/blob/") + "[0-9a-f]{40}/samples.png", file)
+    assert re.fullmatch(re.escape(f"{app_hub.endpoint}/{app_repo}/blob/") + "[0-9a-f]{40}/samples.png", file)
     assert "${window.stolen = 5}" in page.locator("#card table").inner_text()
     page.get_by_text("press me").click()
     page.get_by_text("over everything").click()
@@ -525,14 +427,6 @@ def test_the_card_is_shown_and_does_no_harm(app, page, hub, repo):
     page.get_by_text("blobs of paint").locator("visible=true").first.wait_for()
     page.get_by_role("button", name="Settings").first.click()
     page.get_by_text("batch_size").locator("visible=true").first.wait_for()
-
-
-def test_a_copy_of_a_training_picture_is_called_one(client, repo):
-    text, rows = client.predict(repo, 1, "7", api_name="/nearest")
-    assert text.startswith("**Very near to a training picture.**")
-    assert rows["data"][0] == [7, "0.00"]
-    text, rows = client.predict(repo, 1, "1000", api_name="/nearest")
-    assert text.startswith("**Not a copy.**")
 
 
 # ---------------------------------------------------------------------- links
@@ -552,78 +446,19 @@ def test_a_link_shows_the_same_pictures_to_somebody_else(app, browser, page):
         assert all(np.array_equal(a, b) for a, b in zip(shown(page), shown(other), strict=True))
 
 
-def test_a_copied_link_names_the_commit(app, browser, repo, hub):
+def test_a_copied_link_names_the_commit(app, browser, app_repo, app_hub):
     with visitor(browser, permissions=["clipboard-read", "clipboard-write"]) as page:
         page.goto(f"{app}?seed=40&count=1")
         page.wait_for_selector("#pictures img[alt='seed 40']")
         page.get_by_role("button", name="Copy link").click()
         page.get_by_role("button", name="Copied").wait_for()
         link = page.evaluate("navigator.clipboard.readText()")
-        commit = HfApi(hub.endpoint).model_info(repo).sha
-        assert parse_qs(urlsplit(link).query) == {"model": [f"{repo}@{commit}"], "seed": ["40"], "count": ["1"]}
+        commit = HfApi(app_hub.endpoint).model_info(app_repo).sha
+        assert parse_qs(urlsplit(link).query) == {"model": [f"{app_repo}@{commit}"], "seed": ["40"], "count": ["1"]}
         pictures = shown(page)
         page.goto(link)
         page.wait_for_selector("#pictures img[alt='seed 40']")
         assert np.array_equal(pictures[0], shown(page)[0])
-
-
-# ---------------------------------------------------------------------- the API
-
-
-def test_every_action_is_an_endpoint_with_typed_and_described_parameters(client):
-    api = client.view_api(return_format="dict")["named_endpoints"]
-    assert sorted(api) == [
-        "/about",
-        "/explore",
-        "/explore_strip",
-        "/interpolate",
-        "/mix",
-        "/mix_pair",
-        "/nearest",
-        "/project",
-        "/sample",
-        "/sample_zip",
-    ]
-    for endpoint in api.values():
-        assert endpoint["description"]
-        for parameter in endpoint["parameters"]:
-            assert not parameter["parameter_name"].startswith("param_")
-            assert parameter["python_type"]["type"] not in ("", "Any")
-
-
-def test_the_endpoint_gives_the_pictures_of_the_python_api(client, repo, generator):
-    gallery = client.predict(repo, 0.7, 20, 2, api_name="/sample")
-    expected = [to_pil(image) for batch in sample(generator, [20, 21], psi=0.7) for image in batch]
-    for item, picture in zip(gallery, expected, strict=True):
-        assert np.array_equal(pixels(item["image"]), np.asarray(picture))
-    assert [item["caption"] for item in gallery] == ["seed 20", "seed 21"]
-
-
-def test_actions_are_mcp_tools_that_say_what_they_take(app, repo, generator):
-    from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
-
-    async def talk():
-        async with streamablehttp_client(f"{app}/gradio_api/mcp/") as (read, write, _):
-            async with ClientSession(read, write) as session:
-                await session.initialize()
-                tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-                asked = {"model": repo, "psi": 1, "content": "3", "style": "3", "gates": ["64"], "strength": 1}
-                return tools, await session.call_tool(next(n for n in tools if n.endswith("mix_pair")), asked)
-
-    with ThreadPoolExecutor(1) as elsewhere:  # the browser's driver runs a loop in this thread
-        tools, answer = elsewhere.submit(asyncio.run, talk()).result()
-    assert len(tools) == 10
-    sample_tool = next(tool for name, tool in tools.items() if name.endswith("sample"))
-    assert "seeds that follow each other" in sample_tool.description
-    assert "whole number from 0" in sample_tool.inputSchema["properties"]["seed"]["description"]
-    [picture] = [part for part in answer.content if part.type == "image"]
-    assert np.array_equal(pixels(base64.b64decode(picture.data)), np.asarray(generator.sample([3])[0]))
-
-
-def test_a_model_that_is_not_there_is_said_in_a_sentence(client, repo):
-    with pytest.raises(Exception, match="tester/nothing: no such model on the Hub"):
-        client.predict("tester/nothing", 1, 0, 1, api_name="/sample")
 
 
 # ---------------------------------------------------------------------- strangers
@@ -645,11 +480,6 @@ def test_a_bad_model_id_is_said_in_the_page(app, page):
     assert page.locator("#pictures .thumbnail-item img").count() == 16
 
 
-def test_an_empty_seed_is_said_in_a_sentence(client, repo):
-    with pytest.raises(Exception, match="First seed: type a whole number"):
-        client.predict(repo, 1, None, 1, api_name="/sample")
-
-
 def test_an_oversized_upload_is_refused(app, page, tmp_path):
     (tmp_path / "big.png").write_bytes(bytes(21 * 10**6))
     page.goto(f"{app}?tab=mix")
@@ -661,83 +491,20 @@ def test_an_oversized_upload_is_refused(app, page, tmp_path):
     assert page.locator("#project-told").inner_text() == ""
 
 
-def test_an_upload_that_is_no_picture_is_refused(client, repo, tmp_path):
-    (tmp_path / "text.png").write_text("no picture at all")
-    with pytest.raises(Exception, match="not a picture that can be read"):
-        client.predict(repo, handle_file(tmp_path / "text.png"), 20, api_name="/project")
-
-
-def call(app: str, endpoint: str, *data) -> str:
-    """What the server answers to a request that no client of its own would send."""
-    body = json.dumps({"data": data}).encode()
-    asked = urllib.request.Request(f"{app}/gradio_api/call/{endpoint}", body, {"Content-Type": "application/json"})
-    event = json.load(urllib.request.urlopen(asked))["event_id"]
-    return urllib.request.urlopen(f"{app}/gradio_api/call/{endpoint}/{event}", timeout=60).read().decode()
-
-
-@pytest.mark.parametrize("path", ["/etc/hostname", "config.json", "http://127.0.0.1:1/a.png", "file:///etc/hostname"])
-def test_no_path_or_address_from_a_visitor_is_opened(app, repo, path):
-    answer = call(app, "project", repo, {"path": path, "meta": {"_type": "gradio.FileData"}}, 20)
-    assert answer.startswith("event: error")
-    assert ("fetches nothing" in answer) == path.startswith("http")
-    assert Path("/etc/hostname").read_text().strip() not in answer
-
-
-def test_files_of_the_server_are_not_served(app):
-    for path in ("/etc/hostname", str(Path(__file__)), "pyproject.toml"):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{app}/gradio_api/file={path}")
-        assert refused.value.code in (403, 404)
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "data", "said"),
-    [
-        ("sample", (1, -1, 1), "less than minimum"),
-        ("sample", (9, 0, 1), "greater than maximum"),
-        ("sample", (1, 0, 10**6), "64"),
-        ("interpolate", (1, "0", 12, "spherical", "even", True, 12, [], "", "nothing"), "at least 2 keys"),
-        ("interpolate", (1, "0-15", 120, "spherical", "even", True, 12, [], "", "nothing"), "at most 600"),
-        ("mix", (1, "0-99", "1", ["64"], 1), "at most 8"),
-        ("mix_pair", (1, "zzzz", "1", ["64"], 1), "code of a projected picture|code holds"),
-        ("explore", (1, "x", *[0] * 10), "numbers and ranges"),
-        ("explore_strip", (1, "0", 11, 6, 7), "direction|10"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_in_a_sentence(client, repo, endpoint, data, said):
-    with pytest.raises(Exception, match=said):
-        client.predict(repo, *data, api_name=f"/{endpoint}")
-
-
 # ---------------------------------------------------------------------- signing in, on a Space
 
 
-def test_a_private_model_opens_for_who_signs_in_and_for_no_other_visitor(hub, home, generator, browser):
-    repo = push(hub, home / "model", "secret", private=True)
-    with SignIn("tester", hub.read_token) as provider:
-        env = hub.env(home / "cache-space", token="") | provider.env()
-        with app_running(env=env, log=home / "space.log") as address, visitor(browser) as mine:
+def test_a_private_model_opens_for_who_signs_in_and_for_no_other_visitor(app_hub, app_home, app_generator, browser):
+    repo = push(app_hub, app_home / "model", "secret", private=True)
+    with SignIn("tester", app_hub.read_token) as provider:
+        env = app_hub.env(app_home / "cache-space", token="") | provider.env()
+        with app_running(env=env, log=app_home / "space.log") as address, visitor(browser) as mine:
             mine.goto(f"{address}?model={repo}&count=1&seed=5")
             mine.get_by_text("no such model on the Hub, or it is private").first.wait_for()
             mine.get_by_text("Sign in for your private models").click()
             mine.wait_for_selector("#pictures img[alt='seed 5']")
-            assert np.array_equal(shown(mine)[0], np.asarray(generator.sample([5])[0]))
+            assert np.array_equal(shown(mine)[0], np.asarray(app_generator.sample([5])[0]))
             with visitor(browser) as other:
                 other.goto(f"{address}?model={repo}&count=1&seed=5")
                 other.get_by_text("no such model on the Hub, or it is private").first.wait_for()
                 assert other.locator("#pictures img").count() == 0
-
-
-# ---------------------------------------------------------------------- the documentation
-
-
-def test_the_lines_of_python_in_the_documentation_run_as_printed(app, repo, generator, tmp_path, monkeypatch, capsys):
-    text = (ROOT / "docs" / "APP.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    generator.sample([1])[0].save(tmp_path / "face.jpg")
-    monkeypatch.chdir(tmp_path)
-    exec(code.replace("http://127.0.0.1:7860", app).replace("user/fastgan-anime", repo), names := {})
-    said = capsys.readouterr().out
-    assert "seed 0 " in said and "Found. Perceptual distance" in said
-    assert np.array_equal(pixels(names["pictures"][0]["image"]), np.asarray(generator.sample([0])[0]))
-    assert pixels(names["mixed"]).shape == (64, 64, 3)
