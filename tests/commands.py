@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,25 @@ for line in sys.stdin:
 """
 
 
+# Runs a script that also ends when its standard input does, so that it never outlives the tests, however they end.
+TOGETHER = """
+import os, runpy, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def end(process: subprocess.Popen, patience: float = 30) -> None:
+    """End a process if it runs still: ask first, and after so many seconds insist."""
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Answer(NamedTuple):
     """What a command came to."""
 
@@ -52,8 +72,11 @@ class Person:
         return self
 
     def __exit__(self, *exc_info) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        with suppress(BrokenPipeError):  # it ended before it had read all
+            self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(30)
+        end(self.process)
         self.process.stdout.close()
 
     def give(self, *command: object, folder: Path = ROOT, token: str | None = None) -> Answer:

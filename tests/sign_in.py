@@ -25,12 +25,15 @@ class SignIn:
         self.user, self.token = user, token
         self._key = RSAKey.generate_key(2048, {"kid": "1"})
         self._asked: dict[str, str] = {}
-        self._server = uvicorn.Server(uvicorn.Config(self._app(), port=0, log_level="critical"))
+        config = uvicorn.Config(self._app(), port=0, log_level="critical", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     def __enter__(self) -> "SignIn":
         self._thread.start()
         while not self._server.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the sign-in did not start")
             time.sleep(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
@@ -38,7 +41,7 @@ class SignIn:
 
     def __exit__(self, *exc_info) -> None:
         self._server.should_exit = True
-        self._thread.join()
+        self._thread.join(30)
 
     def env(self) -> dict[str, str]:
         """What a Space with `hf_oauth: true` finds in its environment."""

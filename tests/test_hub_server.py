@@ -18,6 +18,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tests.commands import ROOT, end
+
 REPO = "tester/model"
 WEIGHTS = bytes(range(256)) * 40
 CARD = (
@@ -320,7 +322,8 @@ def test_datasets_pushes_loads_and_streams_tables_and_pictures(hub, tmp_path):
 
 def test_it_starts_by_hand_and_prints_the_lines_to_copy(tmp_path):
     command = [sys.executable, "-u", "-m", "tests.hub_server", "--port", "0", "--root", tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as server:
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
         lines = []
         while not lines or "Ctrl+C" not in lines[-1]:
             lines.append(server.stdout.readline())
@@ -329,5 +332,7 @@ def test_it_starts_by_hand_and_prints_the_lines_to_copy(tmp_path):
         api = "from huggingface_hub import HfApi; print(HfApi().create_repo('mine').repo_id)"
         client = [sys.executable, "-c", api]
         made = subprocess.run(client, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
-        server.terminate()
+    finally:
+        end(server)
+        server.stdout.close()
     assert made.stdout.strip() == "tester/mine" and (tmp_path / "models/tester/mine/repo.json").is_file()

@@ -49,7 +49,7 @@ class HubServer:
 
     def __exit__(self, *exc_info) -> None:
         self._server.should_exit = True
-        self._thread.join()
+        self._thread.join(30)  # a route that hangs keeps nobody: the thread ends with the process
         self._socket.close()
 
     def env(self, cache_dir: Path | str, token: str | None = None) -> dict[str, str]:
