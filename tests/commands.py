@@ -2,13 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+EMOJI = ROOT / "examples" / "emoji_faces"
+PATIENCE = 600  # seconds for what takes a few on a machine that does nothing else
 
 # The waits between tries are shortened; what is tried, and how often, is not.
 WORK = """
@@ -52,6 +57,24 @@ def end(process: subprocess.Popen, patience: float = 30) -> None:
         process.wait()
 
 
+def kill(process: subprocess.Popen) -> None:
+    """End a process, the head of its group, and the group with it at once, if it runs still."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Wait for what a process is about to do; fails with what it said if it ends before, or is killed as too late."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        late = time.monotonic() > deadline
+        if late or process.poll() is not None:
+            kill(process)
+            raise AssertionError(f"{'took too long' if late else 'ended'}: {process.stdout.read()}")
+        time.sleep(0.02)
+
+
 class Answer(NamedTuple):
     """What a command came to."""
 
@@ -89,12 +112,11 @@ class Person:
         return Answer(*json.loads(line))
 
 
-def run_python(code: str, environment: dict[str, str], folder: Path) -> str:
+def run_python(code: str, environment: dict[str, str], folder: Path, *arguments: str) -> str:
     """What a piece of Python prints in a process of its own."""
     environment = {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, timeout=300
-    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -2,7 +2,6 @@ import copy
 import json
 import math
 import os
-import random
 import shutil
 import signal
 import sqlite3
@@ -32,9 +31,8 @@ from fastgan.objectives import frozen
 from fastgan.run_folder import folder_of
 from fastgan.schedule import Every
 from fastgan.trainer import Stop, Trainer, train
+from tests.commands import PATIENCE, ROOT, wait_for
 
-ROOT = Path(__file__).parents[1]
-EMOJI = ROOT / "examples" / "emoji_faces"
 TINY = "--recipe paper --batch-size 8 --size 32 --ngf 4 --ndf 4 --z-dim 16 --eval-images 0".split()
 TINY += ["--mixed-precision", "no", "--log-every", "0.008kimg"]
 PARTS = ("generator", "discriminator", "ema", "optimizer_generator", "optimizer_discriminator")
@@ -43,16 +41,6 @@ PARTS = ("generator", "discriminator", "ema", "optimizer_generator", "optimizer_
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """A folder of two dozen faces."""
-    folder = tmp_path_factory.mktemp("data") / "faces"
-    folder.mkdir()
-    for file in sorted(EMOJI.glob("*.webp"))[::8]:
-        shutil.copy(file, folder)
-    return str(folder)
 
 
 @pytest.fixture
@@ -89,33 +77,6 @@ def assert_equal(a: dict, b: dict) -> None:
     assert a.keys() == b.keys()
     different = [name for name in a if not torch.equal(a[name], b[name])]
     assert not different
-
-
-def start(*arguments: str, launcher: tuple[str, ...] = (sys.executable,), **env: str) -> subprocess.Popen:
-    """train.py as a person starts it, in a group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
-    return subprocess.Popen(
-        [*launcher, "train.py", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120, poll: float = 0.02) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "took too long"
-        time.sleep(poll)
-
-
-def kill(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def test_a_run_leaves_a_loadable_model_a_grid_and_a_log(tiny):
@@ -329,27 +290,43 @@ def test_saving_and_sampling_on_the_way_change_nothing(tiny):
     assert_equal(newest(quiet), newest(busy))
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, cache, pictures):
-    """Both runs are processes of their own with one thread: a sum over other numbers of threads rounds differently."""
-    settings = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--batch-size", "2", "--max-steps", "24"]
+# Runs a script that is killed the moment before it touches paths that contain a text for the nth time.
+KILLED = """
+import os, runpy, signal, sys
+
+place, left = sys.argv[1], int(sys.argv[2])
+
+def watch(event, arguments):
+    global left
+    if arguments and place in str(arguments[0]):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+sys.argv = sys.argv[3:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, cache, pictures, start):
+    """All runs are processes of their own with one thread: a sum over other numbers of threads rounds differently."""
+    settings = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--batch-size", "2", "--max-steps", "10"]
     whole, run = tmp_path / "whole", tmp_path / "killed"
     never_killed = start(*settings, "--output-dir", str(whole))
     checkpoints = run / "checkpoints"
-    often = ["--checkpoint-every", "0.002kimg", "--sample-every", "0.002kimg"]
-    process = start(*settings, *often, "--output-dir", str(run))
-    wait_for(lambda: len(checkpoints_in(checkpoints)) == 2, process)
-
-    time.sleep(random.uniform(0, 0.5))  # anywhere
-    kill(process)
-    before = checkpoints_in(checkpoints)[-1].name
-    assert before < "checkpoint-0000000040", "it nearly finished before it was killed"
-    process = start("--resume", str(run))
-    wait_for(lambda: checkpoints_in(checkpoints)[-1].name > before, process)
-    wait_for(lambda: list(checkpoints.glob(".checkpoint-*")), process, poll=0.0005)  # while it saves
-    kill(process)
+    often = ["--checkpoint-every", "0.002kimg", "--sample-every", "0.002kimg", "--output-dir", str(run)]
+    # A step touches its folder some 50 times and a checkpoint 13 times: the last one dies while it saves its second.
+    moments = [(f"{run}/", 118), (f"{run}/", 90), (".checkpoint-", 18)]
+    for count, (place, touches) in enumerate(moments):
+        arguments = ["--resume", str(run)] if count else [*settings, *often]
+        process = start(*arguments, launcher=(sys.executable, "-c", KILLED, place, str(touches)))
+        output = process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == -signal.SIGKILL, f"not killed at touch {touches} of {place}: {output}"
+    assert list(checkpoints.glob(".checkpoint-*")) and len(checkpoints_in(checkpoints)) > 1
     process = start("--resume", str(run))
     for one in (process, never_killed):
-        output = one.communicate(timeout=240)[0]
+        output = one.communicate(timeout=PATIENCE)[0]
         assert one.returncode == 0, output
 
     assert_equal(newest(whole), newest(run))
@@ -359,12 +336,12 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, cache,
     assert not list(checkpoints.glob(".*"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures):
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures, start):
     run = tmp_path / "run"
     process = start("--dataset", pictures, "--cache-dir", cache, *TINY, "--output-dir", str(run))
     wait_for(lambda: (run / "log.jsonl").exists(), process)
     os.killpg(process.pid, signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 130
     assert f"--resume {run}" in output and "Traceback" not in output
     assert fastgan.from_pretrained(run).config.level == 32
@@ -459,10 +436,10 @@ def test_a_run_says_when_its_pictures_have_changed(tiny, pictures, tmp_path, cap
 
 def test_pauses_are_no_part_of_the_training_rate(tiny):
     trainer = Trainer(tiny())
-    trainer.log_clock = (10.0, 8)
+    trainer.log_clock, before = (10.0, 8), time.monotonic()
     with trainer._pause():
         time.sleep(0.2)
-    assert 10.2 <= trainer.log_clock[0] < 12 and trainer.log_clock[1] == 8
+    assert 10.2 <= trainer.log_clock[0] <= 10 + time.monotonic() - before and trainer.log_clock[1] == 8
     with trainer._pause():
         trainer.log_clock = (time.monotonic(), 16)  # a line is written
     assert trainer.log_clock[0] <= time.monotonic() and trainer.log_clock[1] == 16
@@ -504,7 +481,7 @@ def start_held(config: TrainConfig) -> None:
     trainer.close()
 
 
-def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tiny):
+def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tiny, start):
     """What is compared: Adam's moments, which are means of gradients, after 2 steps of both networks.
 
     The one process is told to accumulate, because batch norm then sees 4 pictures at a time on either side. Two things
@@ -521,7 +498,7 @@ def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tin
     two = tiny("two").output_dir
     for steps in ("1", "2"):  # resumed between the steps
         process = start("--resume", two, "--max-steps", steps, launcher=TWO)
-        output = process.communicate(timeout=180)[0]
+        output = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0, output
     ours, theirs = newest(one), newest(two)
     assert "Continuing" in output
@@ -533,14 +510,14 @@ def test_two_processes_find_the_gradients_of_one_that_accumulates_two_halves(tin
     assert sorted(apart.values())[len(apart) // 4] < 1e-4
 
 
-def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pictures):
+def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pictures, start):
     folder = tmp_path / "run"
     automatic = ["--mixed-precision", "auto", "--recipe", "projected", "--max-steps", "6"]
     automatic += ["--size", "64", "--grow-from", "32"]  # grows after the fourth step
     process = start(
         "--dataset", pictures, "--cache-dir", cache, *TINY, *automatic, "--output-dir", str(folder), launcher=TWO
     )
-    output = process.communicate(timeout=180)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, output
     assert output.count("More pictures:") == 1
     assert json.loads((folder / "train_config.json").read_text())["mixed_precision"] in ("no", "bf16")
@@ -551,10 +528,10 @@ def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache, pic
     assert {len(view) for view in memory.values()} == {16} and memory["real.0"].unique(dim=0).shape[0] == 16
 
 
-def test_two_processes_say_once_what_is_wrong(tiny, cache, pictures):
+def test_two_processes_say_once_what_is_wrong(tiny, cache, pictures, start):
     folder = train(tiny(max_steps=1))
     process = start("--dataset", pictures, *TINY, "--output-dir", str(folder), launcher=TWO)
-    output = process.communicate(timeout=180)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert output.count("holds a run already") == 1
     assert process.returncode == 1 and "Traceback" not in output
 
@@ -621,10 +598,10 @@ def test_tensorboard_gets_figures_and_pictures(tiny):
     assert "samples" in events.Tags()["images"]
 
 
-def test_trackio_gets_figures_and_pictures(tmp_path, cache, pictures):
+def test_trackio_gets_figures_and_pictures(tmp_path, cache, pictures, start):
     arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--max-steps", "1", "--report-to", "trackio"]
     process = start(*arguments, "--output-dir", str(tmp_path / "run"), TRACKIO_DIR=str(tmp_path / "trackio"))
-    output = process.communicate(timeout=180)[0]
+    output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, output
     assert len(list((tmp_path / "trackio").rglob("*.png"))) == 1
     with sqlite3.connect(tmp_path / "trackio" / "fastgan.db") as database:
@@ -708,7 +685,7 @@ def test_a_size_that_memory_cannot_hold_is_said_before_the_small_ones(tmp_path, 
     settings = ["--dataset", pictures, "--cache-dir", cache, "--size", "1024", "--mixed-precision", "no"]
     done = subprocess.run(
         [sys.executable, "-c", NO_ROOM, *settings, "--output-dir", str(run)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert f"error: {run}: out of memory" in done.stderr and "Traceback" not in done.stderr
@@ -741,7 +718,7 @@ def test_a_disk_that_cannot_take_a_checkpoint_is_said_and_leaves_no_half_file(tm
     arguments = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--ngf", "32", "--max-steps", "2"]
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, *arguments, "--output-dir", str(run)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "could not be written" in done.stderr and "Traceback" not in done.stderr
