@@ -17,7 +17,8 @@ from fastgan.config import ModelConfig
 from fastgan.errors import UserError
 from fastgan.hub import from_pretrained
 from fastgan.models import Generator
-from tests.app_server import ROOT, make_model, push
+from tests.app_server import make_model, push
+from tests.commands import PATIENCE, ROOT, run_python
 
 
 @pytest.fixture
@@ -167,14 +168,8 @@ print(json.dumps(answers))
 
 
 def ask(hub, tmp_path, *questions, given=(), token=""):
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(questions), json.dumps(given)],
-        env=hub.env(tmp_path / "cache", token=token) | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    environment = hub.env(tmp_path / "cache", token=token)
+    return json.loads(run_python(ASK, environment, tmp_path, json.dumps(questions), json.dumps(given)))
 
 
 def answers_to_strangers(hub, tmp_path, repo):
@@ -281,7 +276,7 @@ def test_a_hub_that_is_not_well_takes_no_model_away_and_tells_no_lies(hub, tmp_p
     with subprocess.Popen([sys.executable, "-c", ASK_TWICE, repo], env=environment, **pipes) as process:
         assert process.stdout.readline() == "loaded\n"
         hub.fail("/api/models/", 503, times=None)
-        said = process.communicate("\n", timeout=60)[0]
+        said = process.communicate("\n", timeout=PATIENCE)[0]
     hub.heal()
     assert process.returncode == 0
     assert said == f"{repo}: the Hub can't be asked for README.md just now; try again in a minute\n"

@@ -3,8 +3,6 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -30,6 +28,7 @@ from fastgan.convert import (
 from fastgan.errors import UserError
 from fastgan.hub import load_weights
 from fastgan.models import Discriminator, Generator, Images
+from tests.commands import Person, without_hub
 from tests.reference import DATA, deviation, formula_weights, golden, layout
 
 
@@ -437,28 +436,6 @@ def test_the_command_says_what_it_wrote_and_what_to_do_next(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {out}: already there; choose a new folder\n"
 
 
-CALLS = """
-import contextlib, io, json, sys
-from fastgan.cli import main
-answers = []
-for call in json.loads(sys.argv[1]):
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        code = main(["import", *call])
-    answers.append([code, printed.getvalue().strip()])
-print(json.dumps(answers))
-"""
-
-
-def on_the_hub(calls, environment, folder):
-    """Exit code and text of several calls of the command, in a process that knows only the local Hub."""
-    environment = {**environment, "PYTHONPATH": str(DATA.parents[1])}
-    command = [sys.executable, "-c", CALLS, json.dumps(calls)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_a_file_on_the_hub_brings_its_commit_and_its_licence(hub, tmp_path):
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
     state = small_state()
@@ -473,28 +450,27 @@ def test_a_file_on_the_hub_brings_its_commit_and_its_licence(hub, tmp_path):
     api.upload_file(path_or_fileobj=b"small", path_in_repo="100.pth", repo_id="tester/large")
     hub.announce("tester/large", "100.pth", 100 * 2**30)
     hub.fail("tester/broken", 500, times=None)
-    answers = on_the_hub(
-        [
-            ["tester/licensed:sub/100.pth", "licensed", "--revision", commits["licensed"]],
-            ["tester/bare:sub/100.pth", "bare"],
-            ["tester/odd:sub/100.pth", "odd"],
-            ["tester/odd:sub/100.pth", "given", "--license", "cc-by-4.0"],
-            ["tester/odd:absent.pth", "no"],
-            ["tester/absent:sub/100.pth", "no"],
-            ["tester/odd:sub/100.pth", "no", "--revision", "absent"],
-            ["tester/large:100.pth", "no"],
-            ["tester/broken:100.pth", "no"],
-        ],
-        hub.env(tmp_path / "home"),
-        tmp_path,
-    )
-    assert [code for code, _ in answers] == [0, 0, 0, 0, 2, 2, 2, 2, 2], answers
+    calls = [
+        ["tester/licensed:sub/100.pth", "licensed", "--revision", commits["licensed"]],
+        ["tester/bare:sub/100.pth", "bare"],
+        ["tester/odd:sub/100.pth", "odd"],
+        ["tester/odd:sub/100.pth", "given", "--license", "cc-by-4.0"],
+        ["tester/odd:absent.pth", "no"],
+        ["tester/absent:sub/100.pth", "no"],
+        ["tester/odd:sub/100.pth", "no", "--revision", "absent"],
+        ["tester/large:100.pth", "no"],
+        ["tester/broken:100.pth", "no"],
+    ]
+    with Person(hub.env(tmp_path / "home")) as person:
+        answers = [person.give("fastgan", "import", *call, folder=tmp_path) for call in calls]
+    assert [answer.code for answer in answers] == [0, 0, 0, 0, 2, 2, 2, 2, 2], answers
     for name, license in (("licensed", "mit"), ("bare", "unknown"), ("odd", "unknown"), ("given", "cc-by-4.0")):
         facts = json.loads((tmp_path / name / "import.json").read_text())
         repo = "odd" if name == "given" else name
         assert facts["source"] == f"tester/{repo}:sub/100.pth"
         assert (facts["revision"], facts["license"]) == (commits[repo], license)
-    sentences = [text for _, text in answers[4:]]
+    sentences = [answer.err.strip() for answer in answers[4:]]
+    assert not any(answer.out for answer in answers[4:])
     assert sentences[0] == "error: tester/odd:absent.pth: the model has no file absent.pth"
     assert "no such model" in sentences[1]
     assert "has no revision absent" in sentences[2]
@@ -508,18 +484,20 @@ def test_a_connection_that_breaks_and_an_odd_licence_are_no_traceback(hub, tmp_p
     HfApi(endpoint=hub.endpoint, token=hub.token).create_repo("tester/breaks")
     files = {"100.pth": saved(small_state(), tmp_path).read_bytes(), "README.md": b"---\nlicense: 3\n---\n"}
     hub.git_push("tester/breaks", files)
-    [(code, text)] = on_the_hub([["tester/breaks:100.pth", "whole"]], hub.env(tmp_path / "home"), tmp_path)
-    assert code == 0 and json.loads((tmp_path / "whole" / "import.json").read_text())["license"] == "3"
+    with Person(hub.env(tmp_path / "home")) as person:
+        answer = person.give("fastgan", "import", "tester/breaks:100.pth", "whole", folder=tmp_path)
+    assert answer.code == 0 and json.loads((tmp_path / "whole" / "import.json").read_text())["license"] == "3"
     hub.cut("GET .*100.pth", after=1000, times=None)
-    [(code, text)] = on_the_hub([["tester/breaks:100.pth", "out"]], hub.env(tmp_path / "new home"), tmp_path)
-    assert code == 2 and "could not be fetched whole" in text and not (tmp_path / "out").exists()
+    with Person(hub.env(tmp_path / "new home")) as person:
+        answer = person.give("fastgan", "import", "tester/breaks:100.pth", "out", folder=tmp_path)
+    assert answer.code == 2 and "could not be fetched whole" in answer.err and not (tmp_path / "out").exists()
 
 
-def test_a_hub_out_of_reach_is_one_sentence(hub, tmp_path):
-    environment = {**hub.env(tmp_path / "home"), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    [(code, text)] = on_the_hub([["tester/model:100.pth", "out"]], environment, tmp_path)
-    assert code == 2
-    assert "can't be reached" in text.splitlines()[-1]
+def test_a_hub_out_of_reach_is_one_sentence(tmp_path):
+    with Person(without_hub() | {"HF_HOME": str(tmp_path / "home")}) as person:
+        answer = person.give("fastgan", "import", "tester/model:100.pth", "out", folder=tmp_path)
+    assert answer.code == 2
+    assert "can't be reached" in answer.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
