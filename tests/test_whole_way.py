@@ -1,7 +1,5 @@
 """Pictures of one's own → dataset → training → model → fine-tuning → Space, with a Hub between all of them."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +10,8 @@ import pytest
 from gradio_client import Client
 from PIL import Image
 
-from tests.commands import ROOT, run_python
+from tests.app_server import STARTS_WITHIN, answers
+from tests.commands import ROOT, TOGETHER, end, run_python
 
 TINY = ["--size=32", "--ngf=4", "--z-dim=16", "--batch-size=8", "--max-steps=2", "--eval-images=0"]
 LAUNCH = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
@@ -78,21 +77,19 @@ def test_from_a_folder_of_pictures_to_a_page_that_draws(hub, somebody, tmp_path)
         "GRADIO_SERVER_PORT": str(port),
     }
     # From its own folder, as a Space runs it: the package is the one beside app.py.
-    page = subprocess.Popen([sys.executable, "app.py"], cwd=space, env=environment, start_new_session=True)
+    command, address = [sys.executable, "-c", TOGETHER, "app.py"], f"http://127.0.0.1:{port}"
+    page = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=space, env=environment)
     try:
-        end = time.monotonic() + 120
-        while True:
-            try:
-                client = Client(f"http://127.0.0.1:{port}", verbose=False)
-                break
-            except Exception:
-                assert page.poll() is None and time.monotonic() < end
-                time.sleep(0.3)
+        deadline = time.monotonic() + STARTS_WITHIN
+        while not answers(address):
+            assert page.poll() is None and time.monotonic() < deadline
+            time.sleep(0.3)
+        client = Client(address, verbose=False)
         pictures = client.predict(model="tester/tuned", psi=1, seed=7, count=1, api_name="/sample")
         shown = Image.open(Path(pictures[0]["image"]))
         code = 'import fastgan; fastgan.from_pretrained("tester/tuned").sample([7])[0].save("seed7.png")'
         run_python(code, somebody.environment, tmp_path)
         assert shown.convert("RGB").tobytes() == Image.open(tmp_path / "seed7.png").tobytes()
     finally:
-        os.killpg(page.pid, signal.SIGTERM)
-        page.wait(timeout=30)
+        end(page)
+        page.stdin.close()
