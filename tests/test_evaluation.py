@@ -16,8 +16,8 @@ from fastgan.cli import main
 from fastgan.data import load_pictures
 from fastgan.hub import save_model, weights_hash
 from fastgan.pixels import to_uint8
+from tests.commands import EMOJI
 
-EMOJI = Path(__file__).parents[1] / "examples" / "emoji_faces"
 SIZE = 32
 
 

@@ -15,9 +15,8 @@ from fastgan.hub import from_pretrained, save_model
 from fastgan.models import Discriminator, Generator, downscale
 from fastgan.projected import ProjectedDiscriminator
 from fastgan.trainer import Trainer, train
-from tests.commands import ROOT, only_line
+from tests.commands import EMOJI, only_line
 
-EMOJI = ROOT / "examples" / "emoji_faces"
 WIDTHS = {"ngf": 4, "ndf": 4, "z_dim": 16}
 PAPER = {"recipe": "paper", "batch_size": 8}
 

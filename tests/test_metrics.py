@@ -21,8 +21,8 @@ from fastgan.metrics import (
     precision_recall,
     real_features,
 )
+from tests.commands import EMOJI
 
-EMOJI = Path(__file__).parent.parent / "examples" / "emoji_faces"
 SIDE = 48
 
 

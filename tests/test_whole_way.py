@@ -11,7 +11,7 @@ from gradio_client import Client
 from PIL import Image
 
 from tests.app_server import STARTS_WITHIN, answers
-from tests.commands import ROOT, TOGETHER, end, run_python
+from tests.commands import EMOJI, ROOT, TOGETHER, end, run_python
 
 TINY = ["--size=32", "--ngf=4", "--z-dim=16", "--batch-size=8", "--max-steps=2", "--eval-images=0"]
 LAUNCH = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
@@ -44,7 +44,7 @@ def somebody(hub, tmp_path):
 def test_from_a_folder_of_pictures_to_a_page_that_draws(hub, somebody, tmp_path):
     folder = tmp_path / "emoji"
     folder.mkdir()
-    for file in sorted((ROOT / "examples" / "emoji_faces").glob("*.webp"))[::12]:
+    for file in sorted(EMOJI.glob("*.webp"))[::12]:
         (folder / file.name).symlink_to(file)
     assert "Pushed 17 pictures" in somebody(*FASTGAN, "dataset", "push", folder, "tester/emoji")
 
