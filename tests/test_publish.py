@@ -335,7 +335,7 @@ def test_a_hub_that_is_gone_at_the_end_leaves_the_command_that_finishes_it(hub, 
     hub.fail(f"{repo}/commit/main", 500, times=None)
     answer = person.give(*train_call("--max-steps=2"))
     assert answer.code == 0
-    line = only_line(answer.err, "Not on the Hub: ")
+    line = only_line(answer.err, "Nothing of this run is on the Hub yet")
     command = f"fastgan push {tmp_path / 'new'} {repo}"
     assert line == f"Nothing of this run is on the Hub yet. Push it with: {command}"
     hub.heal()
