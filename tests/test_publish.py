@@ -125,7 +125,7 @@ def test_the_card_says_what_was_measured_in_metadata_that_the_hub_takes(hub, pus
     assert data.get("thumbnail") == f"{hub.endpoint}/tester/faces/resolve/main/samples.png"
     line = [json.loads(line) for line in (pushed[0] / "log.jsonl").read_text().splitlines()][-1]
     kinds = {figure.metric_type: figure for figure in data.eval_results}
-    assert list(kinds) == ["fid", "kid", "precision", "recall", "coverage", "near_share"]
+    assert list(kinds) == ["fid", "kid", "precision", "recall", "coverage", "near_share", "distance_ratio"]
     kid, result = f"{line['kid']:.4f} ± {line['kid_std']:.4f}", kinds["kid"]
     assert result.metric_value == line["kid"]
     network = "efficientnet-lite1, antialiased bilinear to 240x240"
@@ -170,7 +170,7 @@ def test_a_card_edited_by_hand_survives_the_next_push(hub, person, run, repo):
     assert "9.99" not in again and again.count("fastgan:begin") == 1
     data = ModelCard(again).data
     assert (data.language, data.license, data.tags[:2]) == ("en", "cc-by-4.0", ["friends", "fastgan"])
-    assert len(data.eval_results) == 6  # kinds of figures, each once
+    assert len(data.eval_results) == 7  # kinds of figures, each once
 
 
 def test_a_hub_that_is_not_well_for_a_while_gets_the_push_all_the_same(hub, api, person, run, repo):

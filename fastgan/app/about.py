@@ -125,8 +125,9 @@ def about_tab(page: Page, picked: gr.Number) -> None:
             f"other ({len(training.rows):,} pictures, seen through {training.network})."
         )
         rest = training.pictures - len(training.rows)
+        which = f"Seed {key.labels[0]} of {found.name}" + ("" if psi == 1 else f" at truncation {psi:g}")
         none = f"**Not a copy** of these; {rest:,} more were not looked at. " if rest else "**Not a copy.** "
-        return ("**Very near to a training picture.** " if copied.near_share else none) + text, rows
+        return f"{which}. {'**Very near to a training picture.** ' if copied.near_share else none}{text}", rows
 
     read = gr.Button("Read what the repository says", elem_id="draw-about", visible="hidden")
     with gr.Row():
@@ -161,6 +162,15 @@ def about_tab(page: Page, picked: gr.Number) -> None:
         lambda: gr.Dataframe(visible=True),
         None,
         neighbours,
+        **QUIET,
+    )
+    # A verdict stands for one picture of one model.
+    gr.on(
+        [page.model.change, page.psi.change, seed.change],
+        lambda: ("", gr.Dataframe(visible=False)),
+        None,
+        [verdict, neighbours],
+        trigger_mode="always_last",
         **QUIET,
     )
     picked.change(None, picked, seed, js="(seed) => String(seed)", api_visibility="private")

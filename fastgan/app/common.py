@@ -30,6 +30,7 @@ LONG = {"concurrency_id": "long", "concurrency_limit": 2}  # films and projectio
 QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # what only the page itself asks for
 TURNS = 2  # pictures drawn at the same time
 GATES = [str(level) for level in GATE_LEVELS]  # texts, which every client of the API can send
+SOON = 300  # ms for which a slider rests before what depends on it is drawn
 MAX_LINK_TEXT = 12_000  # characters of one text taken from an address
 
 T = TypeVar("T")
@@ -144,14 +145,13 @@ def _told() -> Iterator[None]:
         raise gr.Error("Something went wrong on this side. Please try again.", print_exception=False) from None
 
 
-def check_pixels(found: Found, count: int) -> None:
+def check_pixels(found: Found, count: int, most: int = MAX_PIXELS, what: str = "pictures") -> None:
     """Raise a UserError when `count` pictures of the model are too much for one answer."""
     config = found.generator.config
-    limit = MAX_PIXELS // (config.height * config.width)
+    limit = most // (config.height * config.width)
     if count > limit:
-        raise UserError(
-            f"{count} pictures of {config.width}x{config.height} are too many at a time; ask for at most {limit}"
-        )
+        size = f"{config.width}x{config.height}"
+        raise UserError(f"{count} {what} of {size} are too many at a time; ask for at most {limit}")
 
 
 def click_when_there(elem_id: str) -> str:
@@ -162,6 +162,16 @@ def click_when_there(elem_id: str) -> str:
             if (button) button.click(); else if (left) setTimeout(press, 50, left - 1);
         }};
         press(60);"""
+
+
+def press_soon(elem_id: str) -> str:
+    """JavaScript that clicks a button once a slider has come to rest, unless the page is still being filled."""
+    return f"""() => {{
+        if (!window.fastganDrawn) return;
+        clearTimeout(window.fastganSoon);
+        window.fastganSoon = setTimeout(() => {{{click_when_there(repr(elem_id))}
+        }}, {SOON});
+    }}"""
 
 
 def write_address(link: Mapping[str, Component]) -> str:

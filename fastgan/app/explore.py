@@ -17,7 +17,7 @@ from fastgan.models import Generator
 from fastgan.sampling import directions, draw, to_pil
 
 COUNT = 10  # directions
-REACH = 8  # how far a slider goes; a latent's own share along a direction is a standard normal number
+REACH = 5  # how far a slider goes; a latent's own share along a direction is a standard normal number
 MAX_STRIP = 15  # pictures
 MAX_NAME = 40  # characters
 MAX_FILE = 100_000  # bytes of a file of names
@@ -170,7 +170,7 @@ def explore_tab(page: Page) -> ExploreTab:
             "direction",
             gr.Slider(1, COUNT, 1, step=1, precision=0, label="Direction of the strip", min_width=160),
         )
-        reach = page.linked("reach", gr.Slider(0, REACH, 6, step=0.5, label="How far to either side", min_width=160))
+        reach = page.linked("reach", gr.Slider(0, REACH, 3, step=0.5, label="How far to either side", min_width=160))
         count = page.linked("steps", gr.Slider(3, MAX_STRIP, 7, step=2, precision=0, label="Pictures", min_width=160))
     strip = show_gallery("Strip", elem_id="strip", elem_classes="pictures")
 
@@ -191,7 +191,7 @@ def explore_tab(page: Page) -> ExploreTab:
         **QUICK,
     }
     gr.on([slider.input for slider in sliders], api_name="explore", **moving)
-    gr.on([which.release, reach.release, count.release], api_name="explore_strip", **stripping)
+    gr.on([which.input, reach.input, count.input], api_name="explore_strip", **stripping)
     gr.on([run.click, start.submit], api_visibility="private", **moving).success(api_visibility="private", **stripping)
     reset.click(None, None, sliders, js=f"() => Array({COUNT}).fill(0)", api_visibility="private").then(
         api_visibility="private", **moving

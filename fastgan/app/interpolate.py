@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import gradio as gr
-import torch
 
 from fastgan.app.common import GATES, LONG, QUIET, Pace, Page, check_pixels, endpoint, show_picture
 from fastgan.app.keys import read_keys
@@ -16,6 +15,7 @@ from fastgan.sampling import to_pil, walk
 
 MOST = 16  # keys
 MAX_FRAMES = 600
+MAX_FILM = 2**27  # pixels of all frames together: 128 of 1024 by 1024
 LOOK = 0.3  # seconds between looks at a film that is still growing
 ALSO = ("nothing", "GIF", "WebP")
 
@@ -68,7 +68,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         steps = walk(len(stops.z), between, easing == "smooth", loop)
         if len(steps) > MAX_FRAMES:
             raise UserError(f"{len(steps)} frames are too many at a time; at most {MAX_FRAMES}: fewer keys or steps")
-        check_pixels(found, len(steps))
+        check_pixels(found, len(steps), MAX_FILM, "frames")
         still = read_keys(generator, style, psi, "Held style", 1).z if (style or "").strip() else stops.z[:1]
         drawn = walk_over(
             generator,
@@ -87,9 +87,8 @@ def interpolate_tab(page: Page) -> InterpolateTab:
                 told = f"Frame {len(frames)} of {len(steps)}, about {left:.0f} s left"
                 yield serve_png(to_pil(frame[0]), found, "frame"), None, None, told
         name = name_of(found, "walk", keys)
-        film = torch.cat(frames)
-        mp4 = serve_film(film, f"{name}.mp4", fps)
-        second = None if also == "nothing" else serve_film(film, f"{name}.{also.lower()}", fps)
+        mp4 = serve_film(frames, f"{name}.mp4", fps)
+        second = None if also == "nothing" else serve_film(frames, f"{name}.{also.lower()}", fps)
         told = f"{len(steps)} frames, {len(steps) / fps:.1f} s"
         yield serve_png(to_pil(frames[-1][0]), found, "frame"), mp4, second, told
 
@@ -145,8 +144,9 @@ def interpolate_tab(page: Page) -> InterpolateTab:
         [page.model, page.psi, keys, between, path, easing, loop, fps, held, style, also],
         [frame, film, second, told],
         api_name="interpolate",
-        show_progress="hidden",
-        trigger_mode="once",
+        show_progress="minimal",
+        show_progress_on=[told],
+        trigger_mode="always_last",  # what was asked for meanwhile is drawn next, not forgotten
         **LONG,
     )
     drawing.success(

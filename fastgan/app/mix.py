@@ -7,7 +7,7 @@ import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fastgan.app.common import GATES, QUICK, Pace, Page, check_pixels, endpoint, show_picture
+from fastgan.app.common import GATES, QUICK, Pace, Page, check_pixels, endpoint, press_soon, show_picture
 from fastgan.app.keys import read_keys
 from fastgan.app.pictures import name_of, serve_png
 from fastgan.app.project import projection_panel
@@ -15,7 +15,7 @@ from fastgan.sampling import draw, mix_grid, to_pil
 
 MOST = 8  # contents, and styles
 CELL = 256  # pixels that the longer side of a cell has at most
-HEAD = 18  # pixels of a line of text
+HEAD = 1 / 36  # height of a line of text, as a share of the sheet's width
 LOOK = 0.7  # seconds between looks at a sheet that is still growing
 
 
@@ -135,7 +135,8 @@ def mix_tab(page: Page) -> MixTab:
         "trigger_mode": "always_last",
         **QUICK,
     }
-    changes = [run.click, content.submit, style.submit, gates.input, strength.release]
+    changes = [run.click, content.submit, style.submit, gates.input]
+    strength.change(None, js=press_soon("draw-mix"), api_visibility="private")
     drawn = gr.on(changes, api_name="mix", **mixing)
     pairs = [page.model, page.psi, one, other, gates, slider]
     gr.on(
@@ -193,15 +194,16 @@ class Sheet:
         self._cell = (config.width // shrink, config.height // shrink)
         self._shape = (len(down), len(across))
         width, height = ((count + 1) * (side + 2) for count, side in zip(self._shape[::-1], self._cell, strict=True))
-        self.image = Image.new("RGBA" if config.channels == 4 else "RGB", (width + HEAD, height + HEAD), "white")
-        pen, font = ImageDraw.Draw(self.image), ImageFont.load_default(12)
+        self._head = head = max(18, round(width * HEAD))
+        self.image = Image.new("RGBA" if config.channels == 4 else "RGB", (width + head, height + head), "white")
+        pen, font = ImageDraw.Draw(self.image), ImageFont.load_default(head * 2 // 3)
         for column, label in enumerate(across):
             x, _ = self._corner(0, column + 1)
-            pen.text((x + self._cell[0] / 2, HEAD / 2), label, "black", font, anchor="mm")
+            pen.text((x + self._cell[0] / 2, head / 2), label, "black", font, anchor="mm")
         for row, label in enumerate(down):
             _, y = self._corner(row + 1, 0)
-            name = Image.new("L", (self._cell[1], HEAD), 255)
-            ImageDraw.Draw(name).text((self._cell[1] / 2, HEAD / 2), label, 0, font, anchor="mm")
+            name = Image.new("L", (self._cell[1], head), 255)
+            ImageDraw.Draw(name).text((self._cell[1] / 2, head / 2), label, 0, font, anchor="mm")
             self.image.paste(name.rotate(90, expand=True), (0, y))
 
     def put(self, row: int, column: int, image: Tensor) -> None:
@@ -213,9 +215,9 @@ class Sheet:
 
     def cell_at(self, x: int, y: int) -> tuple[int, int]:
         """Row and column, from 0, of the mix at a pixel; -1 for the edges."""
-        row = (y - HEAD) // (self._cell[1] + 2) - 1
-        column = (x - HEAD) // (self._cell[0] + 2) - 1
+        row = (y - self._head) // (self._cell[1] + 2) - 1
+        column = (x - self._head) // (self._cell[0] + 2) - 1
         return min(row, self._shape[0] - 1), min(column, self._shape[1] - 1)
 
     def _corner(self, row: int, column: int) -> tuple[int, int]:
-        return HEAD + column * (self._cell[0] + 2), HEAD + row * (self._cell[1] + 2)
+        return self._head + column * (self._cell[0] + 2), self._head + row * (self._cell[1] + 2)

@@ -7,7 +7,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from fastgan.app.about import about_tab
-from fastgan.app.common import QUICK, QUIET, Page, click_when_there, endpoint, read_address, write_address
+from fastgan.app.common import QUICK, QUIET, SOON, Page, click_when_there, endpoint, read_address, write_address
 from fastgan.app.explore import explore_tab
 from fastgan.app.first import COUNT, MAX_PIXELS, PSI, SEED, First, FirstLook
 from fastgan.app.interpolate import interpolate_tab
@@ -44,13 +44,21 @@ THEME = gr.themes.Soft(primary_hue="violet", font=["ui-sans-serif", "system-ui",
     input_border_color="*neutral_300",
     input_border_color_dark="*neutral_600",
 )
-# As many pictures side by side as there is room for, and small pictures shown as large as large ones.
+# As many pictures side by side as there is room for, small pictures shown as large as large ones, and one that is
+# looked at closely as large as the window, above what takes its seed along.
 CSS = """
 .gradio-container { width: 100%; max-width: 1280px !important; margin: auto; }
 #card pre { overflow-x: auto; }
 .pictures .grid-wrap { max-height: none !important; min-height: 0 !important; }
 .pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)) !important; }
 .pictures .caption-label, #grids .caption-label { font-size: 0.7rem; padding: 0 6px; opacity: 0.85; }
+.pictures .preview { position: fixed !important; inset: 0 0 var(--below, 0) 0 !important; z-index: 900; }
+.pictures .preview { width: auto !important; height: auto !important; }
+body:has(#pictures .preview) #pictures { --below: 6.5rem; }
+body:has(#pictures .preview) #take-along { position: fixed; inset: auto 0 0 0; height: 6.5rem; z-index: 901; }
+body:has(#pictures .preview) #take-along { padding: 0.5rem; overflow: auto; background: var(--body-background-fill); }
+@media (max-width: 640px) { body:has(#pictures .preview) #picked { display: none; } }
+#grids .grid-wrap { max-height: none !important; }
 .shown .image-container, .shown .image-container > button, .shown .image-frame { width: 100%; }
 .shown img, .shown video { width: 100% !important; max-height: min(62vh, 480px) !important; }
 .shown img, .shown video { object-fit: contain !important; }
@@ -195,9 +203,13 @@ def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
             text = f"**{found.name}**{where}: {config.width} × {config.height} pixels, latent of {config.z_dim}"
             return text, found.revision, recent, gr.Dropdown(choices=choices, value=found.where), holds
 
+        def could_not_open(model: str) -> tuple[str, str]:
+            name = model.replace("`", "")[:200]
+            return f"`{name}` could not be opened. Type another, or press Enter in the box to try again.", ""
+
         def restore(request: gr.Request):
             values = read_address(page.link, request.query_params)
-            chosen = values.get("tab", "sample")
+            chosen = values["tab"] = values.get("tab") if values.get("tab") in shown else "sample"
             pictures = first.gallery if first.is_asked(request.query_params) else []
             linked = (values.get(name, gr.skip()) for name in page.link)
             return [pictures or gr.skip(), bool(pictures), gr.Tabs(selected=chosen), *linked]
@@ -213,14 +225,17 @@ def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
         then_draw = {"fn": None, "inputs": [tab, model, psi], "js": DRAW_HERE, "api_visibility": "private"}
         then_open = {"fn": None, "inputs": [filled, model, psi], "js": OPENED, "api_visibility": "private"}
 
-        demo.load(
+        begun = demo.load(
             restore,
             None,
             [sampled.pictures, filled, tabs, *page.link.values()],
             **QUIET,
-        ).then(**opened).success(**then_open).success(**then_draw)
-        model.input(**opened).success(**then_open).success(**then_draw)
-        psi.release(**then_draw)
+        ).then(**opened)
+        chosen = model.input(**opened)
+        for asked in (begun, chosen):
+            asked.success(**then_open).success(**then_draw)
+            asked.failure(could_not_open, model, [about_model, commit], **QUIET)
+        psi.change(**{**then_draw, "js": DRAW_SOON})
         shown = {
             "sample": on_sample,
             "interpolate": on_interpolate,
@@ -265,6 +280,10 @@ DRAW_HERE = f"""(tab, model, psi) => {{
     if (!drawn || !model || drawn[tab] === wanted) return;
     drawn[tab] = wanted;{click_when_there("'draw-' + tab")}
 }}"""
+DRAW_SOON = f"""(tab, model, psi) => {{
+    clearTimeout(window.fastganSoon);
+    window.fastganSoon = setTimeout({DRAW_HERE}, {SOON}, tab, model, psi);
+}}"""
 OPENED = """(filled, model, psi) => {
     window.fastganDrawn ??= filled ? {sample: model + " " + psi} : {};
 }"""
@@ -279,8 +298,14 @@ KEEP_WHOLE_QUERY = """() => {
 COPY_LINK = """(model, commit) => {
     const url = new URL(window.location.href);
     if (model) url.searchParams.set("model", commit ? model.split("@")[0] + "@" + commit : model);
-    navigator.clipboard.writeText(url.href);
-    const button = document.getElementById("copy-link"), label = button.textContent;
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = label; }, 1500);
+    const button = document.getElementById("copy-link");
+    const say = (text) => {
+        button.textContent = text;
+        clearTimeout(window.fastganSaid);
+        window.fastganSaid = setTimeout(() => { button.textContent = "Copy link"; }, 1500);
+    };
+    // Browsers have no clipboard for pages that come over plain HTTP from another machine.
+    const by_hand = () => window.prompt("Copy this link:", url.href);
+    if (navigator.clipboard) navigator.clipboard.writeText(url.href).then(() => say("Copied"), by_hand);
+    else by_hand();
 }"""

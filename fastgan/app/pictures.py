@@ -84,8 +84,8 @@ def serve_png(image: Image.Image, found: Found, name: str, **facts: object) -> s
     return serve(buffer.getvalue(), f"{name}.png")
 
 
-def serve_film(frames: Tensor, name: str, fps: int) -> str:
-    """Path of the frames, uint8 [N, C, H, W], as a film in the format that the name ends in."""
+def serve_film(frames: Sequence[Tensor], name: str, fps: int) -> str:
+    """Path of the frames, uint8 [n, C, H, W] each, as a film in the format that the name ends in."""
     with tempfile.TemporaryDirectory() as folder:
         write_video(frames, path := Path(folder, name), fps)
         return serve(path.read_bytes(), name)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import gradio as gr
 from torch import Tensor
 
-from fastgan.app.common import QUICK, QUIET, Pace, Page, check_pixels, endpoint, show_gallery
+from fastgan.app.common import QUICK, QUIET, Pace, Page, check_pixels, endpoint, press_soon, show_gallery
 from fastgan.app.first import COUNT, PSI, SEED
 from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve_png, serve_zip
@@ -92,7 +92,7 @@ def sample_tab(page: Page) -> SampleTab:
     pictures = show_gallery("Pictures", elem_id="pictures", elem_classes="pictures")
     pictures.keep_in_cache = page.first.files
     gr.Markdown("Click a picture to look closer, to keep it, or to take its seed along:")
-    with gr.Row():
+    with gr.Row(elem_id="take-along"):
         picked = gr.Number(0, label="Chosen seed", precision=0, minimum=0, min_width=120, elem_id="picked")
         with gr.Column(scale=4, min_width=240):
             with gr.Row():
@@ -103,7 +103,7 @@ def sample_tab(page: Page) -> SampleTab:
 
     inputs = [page.model, page.psi, seed, count]
     gr.on(
-        [draw.click, seed.submit, count.release],
+        [draw.click, seed.submit],
         sample,
         inputs,
         pictures,
@@ -112,6 +112,7 @@ def sample_tab(page: Page) -> SampleTab:
         trigger_mode="always_last",
         **QUICK,
     )
+    count.change(None, js=press_soon("draw-sample"), api_visibility="private")
     dice.click(None, None, seed, js=f"() => Math.floor(Math.random() * {MAX_DICE})", api_visibility="private").then(
         None, js="() => { document.getElementById('draw-sample').click(); }", api_visibility="private"
     )
