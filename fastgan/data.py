@@ -183,6 +183,7 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
     flip: bool = True,
+    as_bytes: bool = False,
 ) -> Iterator[Tensor]:
     """Endless shuffled batches, float32 [B / world_size, C, H, W] in [-1, 1].
 
@@ -197,6 +198,7 @@ def batches(
         start_images: pictures already seen over all processes; costs nothing to skip.
         rank, world_size: this process and how many there are.
         flip: mirror each picture with probability 1/2.
+        as_bytes: give uint8 instead, a quarter of the size, for a device that is quicker at :func:`to_float`.
     """
     share, count = batch_size // world_size, len(images)
     if share * world_size != batch_size:
@@ -216,12 +218,12 @@ def batches(
             parts.append([values[taken] for values in one_pass(number)])
             position += taken.stop - offset
         chosen, mirrored = (torch.cat(values) for values in zip(*parts, strict=True))
-        yield to_batch(images.index_select(0, chosen), mirrored if flip else None)
+        yield to_batch(images.index_select(0, chosen), mirrored if flip else None, as_bytes)
 
 
-def to_batch(pictures: Tensor, mirrored: Tensor | None) -> Tensor:
-    """float32 [B, C, H, W] in [-1, 1] of uint8 pictures, those mirrored that `mirrored` [B] says."""
+def to_batch(pictures: Tensor, mirrored: Tensor | None, as_bytes: bool = False) -> Tensor:
+    """float32 [B, C, H, W] in [-1, 1], or bytes, of uint8 pictures, those mirrored that `mirrored` [B] says."""
     if mirrored is not None:
         for number in mirrored.nonzero().flatten().tolist():  # ten times as fast as an index for all of them
             pictures[number] = pictures[number].flip(-1)
-    return to_float(pictures)
+    return pictures if as_bytes else to_float(pictures)

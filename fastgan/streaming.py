@@ -21,10 +21,10 @@ STREAM_THREADS = 4  # of each worker process of a stream: they wait for the netw
 class StreamedBatches:
     """Endless batches, float32 [B / world_size, C, H, W] in [-1, 1], read while training; made by stream_batches."""
 
-    def __init__(self, found: Source, loader: Any, rng: np.random.Generator, flip: bool):
+    def __init__(self, found: Source, loader: Any, rng: np.random.Generator, flip: bool, as_bytes: bool):
         self.source: dict[str, Any] = found.facts  # facts for the card, without the number of pictures
         self.skipped: list[tuple[str, str]] = []  # grows while the first pass goes on
-        self._batches = _streamed(loader, rng, flip, self.skipped, found.facts["dataset"])
+        self._batches = _streamed(loader, rng, flip, as_bytes, self.skipped, found.facts["dataset"])
 
     def __iter__(self) -> "StreamedBatches":
         return self
@@ -34,13 +34,16 @@ class StreamedBatches:
 
 
 # Not a method: a generator that refers to its owner is freed late, and late the loader's workers take long to stop.
-def _streamed(loader: Any, rng: np.random.Generator, flip: bool, skipped: list, dataset: str) -> Iterator[Tensor]:
+def _streamed(
+    loader: Any, rng: np.random.Generator, flip: bool, as_bytes: bool, skipped: list, dataset: str
+) -> Iterator[Tensor]:
     for pictures, missing, error in loader:
         skipped.extend((name, why) for name, why in missing)  # the loader made lists of them
         if error:
             raise UserError(error)
         if len(pictures):
-            yield to_batch(pictures, torch.from_numpy(rng.random(len(pictures)) < 0.5) if flip else None)
+            mirrored = torch.from_numpy(rng.random(len(pictures)) < 0.5) if flip else None
+            yield to_batch(pictures, mirrored, as_bytes)
     reason = f"; one is {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
     raise UserError(f"--dataset {dataset}: none of its pictures can be used{reason}")
 
@@ -111,6 +114,7 @@ def stream_batches(
     rank: int = 0,
     world_size: int = 1,
     flip: bool = True,
+    as_bytes: bool = False,
     workers: int = 2,
 ) -> StreamedBatches:
     """Endless batches of a dataset that does not fit on this disk, decoded by worker processes while training.
@@ -119,7 +123,7 @@ def stream_batches(
     with a newly shuffled pass, since finding the old place would mean to read everything before it.
 
     Args:
-        batch_size, seed, start_images, rank, world_size, flip: see :func:`batches`.
+        batch_size, seed, start_images, rank, world_size, flip, as_bytes: see :func:`batches`.
         workers: decoding processes for each training process; 0 decodes in the training process itself.
         source and the others: see :func:`load_pictures`.
 
@@ -145,4 +149,4 @@ def stream_batches(
         generator=torch.Generator(),  # otherwise the loader draws from the random state of training
         worker_init_fn=_leave_ctrl_c,
     )
-    return StreamedBatches(found, loader, np.random.default_rng([seed, start_images, rank]), flip)
+    return StreamedBatches(found, loader, np.random.default_rng([seed, start_images, rank]), flip, as_bytes)

@@ -67,7 +67,7 @@ from fastgan.growing import shrink
 from fastgan.hub import save_model
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
-from fastgan.pixels import to_uint8
+from fastgan.pixels import to_float, to_uint8
 from fastgan.report import write_report
 from fastgan.run_folder import RunFolder, folder_of
 from fastgan.schedule import Budget, Every
@@ -394,6 +394,7 @@ class Trainer:
             "rank": self.accelerator.process_index,
             "world_size": self.world,
             "flip": config.flip,
+            "as_bytes": self.accelerator.device.type != "cpu",
         }
 
     def _batches(self) -> Iterator[Tensor]:
@@ -408,7 +409,8 @@ class Trainer:
             for batch in batches:
                 if self.accelerator.device.type == "cuda":
                     batch = batch.pin_memory()  # only from pinned memory does a copy run beside the computation
-                yield batch.to(self.accelerator.device, non_blocking=self.accelerator.device.type == "cuda")
+                batch = batch.to(self.accelerator.device, non_blocking=self.accelerator.device.type == "cuda")
+                yield batch if batch.is_floating_point() else to_float(batch)
         except UserError as error:  # of a stream; the other processes do not meet it, and this one may be silent
             if not self.accelerator.is_local_main_process:
                 print(f"error in process {self.accelerator.process_index}: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fastgan.data import batches, load_pictures
 from fastgan.errors import UserError
+from fastgan.pixels import to_float
 from tests.pictures import RED
 
 # ----------------------------------------------------------------------------------------------------------- the cache
@@ -158,3 +159,12 @@ def test_half_of_the_pictures_are_mirrored_and_only_if_wanted():
     assert 70 < mirrored.sum() < 130
     assert torch.equal(torch.where(mirrored[:, None, None, None], flipped.flip(-1), flipped), plain)
     assert torch.equal(images, numbered(50))
+
+
+def test_bytes_are_the_same_pictures_in_a_quarter_of_the_room():
+    images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    settings = {"batch_size": 4, "seed": 3}
+    pairs = zip(batches(images, **settings, as_bytes=True), batches(images, **settings), strict=True)
+    for raw, batch in itertools.islice(pairs, 4):
+        assert raw.dtype == torch.uint8
+        assert torch.equal(to_float(raw), batch)
