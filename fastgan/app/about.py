@@ -119,15 +119,15 @@ def about_tab(page: Page, picked: gr.Number) -> None:
         copied = memorisation(both[side : side + 1], training.rows)
         pairs = zip(training.places[near.indices[side]].tolist(), near.distances[side].tolist(), strict=True)
         rows = [[index, f"{distance:.2f}"] for index, distance in pairs]
+        which = f"seed {key.labels[0]} of {found.name}" + ("" if psi == 1 else f" at truncation {psi:g}")
         text = (
-            f"Its distance to the nearest training picture is **{copied.distance_ratio:.2f}** times that between a "
-            f"training picture and the one nearest to it: 0 is a copy, 1 is as new as training pictures are to each "
-            f"other ({len(training.rows):,} pictures, seen through {training.network})."
+            f"The distance of {which} to the nearest training picture is **{copied.distance_ratio:.2f}** times that "
+            f"between a training picture and the one nearest to it: 0 is a copy, 1 is as new as training pictures are "
+            f"to each other ({len(training.rows):,} pictures, seen through {training.network})."
         )
         rest = training.pictures - len(training.rows)
-        which = f"Seed {key.labels[0]} of {found.name}" + ("" if psi == 1 else f" at truncation {psi:g}")
         none = f"**Not a copy** of these; {rest:,} more were not looked at. " if rest else "**Not a copy.** "
-        return f"{which}. {'**Very near to a training picture.** ' if copied.near_share else none}{text}", rows
+        return ("**Very near to a training picture.** " if copied.near_share else none) + text, rows
 
     read = gr.Button("Read what the repository says", elem_id="draw-about", visible="hidden")
     with gr.Row():
