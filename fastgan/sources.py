@@ -215,6 +215,7 @@ def find_source(
     if revision and (path.exists() or pattern):
         raise UserError(f"dataset revision {revision}: {source} is on this disk; only datasets on the Hub have any")
     if path.is_file() and path.suffix.lower() == ".zip":
+        _refuse_table_settings(source, config_name, image_column)
         return _Zip(path, split)
     facts = {"dataset": path.resolve().name, "kind": "parquet", "split": split}
     if path.is_file() or pattern:
@@ -223,6 +224,7 @@ def find_source(
             raise UserError(f"--dataset {source}: no such files")
         if any(file.suffix.lower() != ".parquet" for file in files):
             raise UserError(f"--dataset {source}: expected a folder, a .zip or .parquet files")
+        _refuse_table_settings(source, config_name)
         where = [str(file.resolve()) for file in files]
         return _Table(facts, where, files, image_column, path="parquet", data_files=where)
     if not path.is_dir():
@@ -233,9 +235,11 @@ def find_source(
         return _Table(facts, source, [], image_column, **load)
     files, where = list(_files_below(path)), str(path.resolve())
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        _refuse_table_settings(source, config_name)
         return _Table(facts | {"kind": "saved"}, where, files, image_column)
     tables = [file for file in files if file.suffix.lower() == ".parquet" and file.stem != "metadata"]
     if not tables:
+        _refuse_table_settings(source, config_name, image_column)
         return _Folder(path, split)
     if pictures := _picture_names(file.name for file in files):
         raise UserError(
@@ -243,6 +247,14 @@ def find_source(
             f"name the folder of the pictures, or '{source.rstrip('/')}/**/*.parquet'"
         )
     return _Table(facts | {"config": config_name}, where, files, image_column, path=where, name=config_name)
+
+
+def _refuse_table_settings(source: str, config_name: str | None, image_column: str | None = None) -> None:
+    """Raise a UserError where a setting is given that these pictures have no use for."""
+    if config_name:
+        raise UserError(f"--dataset-config {config_name}: {source} has no configurations; leave it out")
+    if image_column:
+        raise UserError(f"--image-column {image_column}: {source} holds picture files, which have no columns")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

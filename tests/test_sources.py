@@ -278,3 +278,10 @@ def test_a_hub_dataset_is_read_pinned_cached_and_refused_in_plain_words(folder, 
         (other, "the Hub can't be reached"),
     ):
         assert message in answer["error"] and "\n" not in answer["error"]
+
+
+def test_settings_of_tables_are_refused_where_there_are_none(folder, load):
+    with pytest.raises(UserError, match="--image-column face: .* holds picture files"):
+        load(folder, image_column="face")
+    with pytest.raises(UserError, match="--dataset-config small: .* has no configurations"):
+        load(folder, config_name="small")
