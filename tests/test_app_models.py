@@ -172,6 +172,26 @@ def ask(hub, tmp_path, *questions, given=(), token=""):
     return json.loads(run_python(ASK, environment, tmp_path, json.dumps(questions), json.dumps(given)))
 
 
+TRIM = """
+import sys
+from huggingface_hub import scan_cache_dir
+from fastgan.app.models import ModelCache
+
+cache = ModelCache(given=[sys.argv[1]], max_bytes=1)
+for model in sys.argv[1:]:
+    cache.get(model)
+print(*sorted(repo.repo_id for repo in scan_cache_dir().repos))
+"""
+
+
+def test_a_space_keeps_on_its_disk_what_it_was_made_for_and_what_is_in_memory(hub, tmp_path):
+    make_model(tmp_path / "model", size=32, ngf=4)
+    given, one, two = (push(hub, tmp_path / "model", name) for name in ("given", "trimmed-one", "trimmed-two"))
+    on_a_space = hub.env(tmp_path / "cache") | {"SPACE_ID": "user/demo"}
+    assert run_python(TRIM, on_a_space, tmp_path, given, one, two).split() == sorted([given, two])
+    assert len(run_python(TRIM, hub.env(tmp_path / "other"), tmp_path, given, one, two).split()) == 3
+
+
 def answers_to_strangers(hub, tmp_path, repo):
     """What they are told before its owner opens a model, after that, and with a login of their own."""
     before, mine, after, other = ask(

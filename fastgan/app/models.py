@@ -1,5 +1,6 @@
 """Models for many visitors: checked before they are fetched, loaded once, the least recently used dropped first."""
 
+import logging
 import os
 import re
 import threading
@@ -17,6 +18,8 @@ from fastgan.errors import UserError
 from fastgan.files import CONFIG_FILE, WEIGHTS_FILE, read_json
 from fastgan.hub import MAX_CONFIG, PASSING, commit_of, fetch, from_pretrained, limit_silence
 from fastgan.models import Generator
+
+log = logging.getLogger("fastgan.app")
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
 MAX_CACHE = 2 * 2**30 // 3  # bytes of weights kept; the folded copies that draw take twice as much again
@@ -218,6 +221,8 @@ class ModelCache:
         return future.result()
 
     def _trim(self) -> None:
+        """Drop the models that were not used for longest; what a Space fetched for strangers leaves its disk too."""
+        dropped = []
         with self._lock:
             ready = {k: weight_bytes(f.result()) for k, f in self._loads.items() if f.done() and not f.exception()}
             total = sum(ready.values())
@@ -226,6 +231,16 @@ class ModelCache:
                     break
                 total -= ready[key]
                 del self._loads[key]
+                dropped.append(key)
+        given = {commit for _, commit in self._shown}
+        commits = [str(version) for _, version in dropped if isinstance(version, str) and version not in given]
+        if commits and os.environ.get("SPACE_ID"):
+            from huggingface_hub import scan_cache_dir
+
+            try:
+                scan_cache_dir().delete_revisions(*commits).execute()
+            except (OSError, ValueError):  # somebody is reading; the next one that is dropped has another try
+                log.exception("the Hub's cache could not be trimmed")
 
 
 def parse_model(text: str) -> tuple[str, str | None]:
