@@ -18,13 +18,12 @@ from yaml import YAMLError
 
 import fastgan
 from fastgan import watch
-from fastgan.checkpoints import RunState, best_of_run, checkpoints_in, read_state
+from fastgan.checkpoints import best_of_run, newest_state
 from fastgan.config import LOCAL, ModelConfig, TrainConfig
 from fastgan.errors import UserError
 from fastgan.files import (
     BEST,
     CARD_FILE,
-    CHECKPOINTS,
     CONFIG_FILE,
     IMPORT_FILE,
     LOG_FILE,
@@ -32,6 +31,8 @@ from fastgan.files import (
     RUN_FILE,
     SAMPLES_FILE,
     SETTINGS_FILE,
+    STYLE_MIX_FILE,
+    WALK_FILE,
     WEIGHTS_FILE,
     as_json,
     read_json,
@@ -42,7 +43,6 @@ from fastgan.files import (
 from fastgan.hub import weights_hash
 from fastgan.models import parameters_of
 
-STYLE_MIX, WALK = "style_mix.png", "interpolation.mp4"
 SAMPLE_SEEDS, CONTENT_SEEDS, STYLE_SEEDS, WALK_SEEDS = range(16), range(4), range(4, 10), range(6)
 TAGS = ["fastgan", "gan", "few-shot-image-generation", "image-generation"]
 BEGIN = "<!-- fastgan:begin. From here to fastgan:end each push writes anew; what stands above and below is kept. -->"
@@ -187,7 +187,7 @@ def render_model_card(
         kind_of_picture=KINDS_OF_PICTURE[config.channels],
         parameters=parameters_of(config),
         gates=config.gates,
-        files=[name for name in (SAMPLES_FILE, STYLE_MIX, WALK) if (folder / name).is_file()],
+        files=[name for name in (SAMPLES_FILE, STYLE_MIX_FILE, WALK_FILE) if (folder / name).is_file()],
         networks=networks,
         nearest=nearest,
         content_seeds=_span(CONTENT_SEEDS),
@@ -281,7 +281,7 @@ def _measured(folder: Path, source: Mapping[str, Any] | None, best: bool) -> lis
     found = read_json(weights / METRICS_FILE) if (weights / METRICS_FILE).is_file() else {}
     if found.get("weights_sha256") and found["weights_sha256"] == weights_hash(weights):
         return [measured for result in found["results"] for measured in _figures(result, found)]
-    state = best_of_run(folder) if best else _state(folder)
+    state = best_of_run(folder) if best else newest_state(folder)
     images = state.images if state else None
     lines = [line for line in watch.evaluations(watch.read_log(folder / LOG_FILE)) if line["images"] == images]
     if not lines or not source:
@@ -316,14 +316,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _state(folder: Path) -> RunState | None:
-    checkpoints = checkpoints_in(folder / CHECKPOINTS)
-    return read_state(checkpoints[-1])[0] if checkpoints else None
-
-
 def _training(folder: Path, best: bool) -> dict[str, Any] | None:
     """How far and how long the run went; None for a model that was not trained here."""
-    state = _state(folder)
+    state = newest_state(folder)
     if state is None:
         return None
     images, steps, seconds = state.images, state.steps, state.seconds
@@ -437,7 +432,7 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
         made = (folder / name).stat().st_mtime_ns if (folder / name).is_file() else 0
         return made != time and made <= newest
 
-    if generator.config.gates and is_due(STYLE_MIX):
+    if generator.config.gates and is_due(STYLE_MIX_FILE):
         z, noise = seeded_inputs(generator, CONTENT_SEEDS)
         style_z, _ = seeded_inputs(generator, STYLE_SEEDS)
         contents, styles = (list(sample(generator, seeds, batch_size=1)) for seeds in (CONTENT_SEEDS, STYLE_SEEDS))
@@ -446,14 +441,14 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
         rows = [torch.full_like(contents[0], 255), *styles]
         for row, content in enumerate(contents):
             rows += [content, *mixed[row * len(styles) : (row + 1) * len(styles)]]
-        _write_sheet(folder / STYLE_MIX, rows, 1 + len(styles))
-        os.utime(folder / STYLE_MIX, ns=(time, time))
-    if is_due(WALK):
+        _write_sheet(folder / STYLE_MIX_FILE, rows, 1 + len(styles))
+        os.utime(folder / STYLE_MIX_FILE, ns=(time, time))
+    if is_due(WALK_FILE):
         z, noise = seeded_inputs(generator, WALK_SEEDS)
         steps = walk(len(WALK_SEEDS), 20, smooth=True, loop=True)
         frames = interpolate(generator, z, noise, steps)
-        write_mp4(tqdm(frames, "Film", len(steps), leave=False, disable=None), folder / WALK)
-        os.utime(folder / WALK, ns=(time, time))
+        write_mp4(tqdm(frames, "Film", len(steps), leave=False, disable=None), folder / WALK_FILE)
+        os.utime(folder / WALK_FILE, ns=(time, time))
 
 
 MAX_SHEET = 2048  # pixels: a card is read in a browser

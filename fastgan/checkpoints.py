@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastgan.errors import UserError
-from fastgan.files import BEST, read_json, write_folder, write_json
+from fastgan.files import BEST, CHECKPOINTS, read_json, write_folder, write_json
 from fastgan.hub import load_weights, save_model, save_tensors
 from fastgan.models import Generator
 
@@ -125,6 +125,12 @@ def read_state(path: Path) -> tuple[RunState, dict[str, Any] | None]:
         return RunState(**{name: values["state"][name] for name in names if name in values["state"]}), values["scaler"]
     except (KeyError, TypeError):
         raise UserError(f"{path / STATE_FILE}: not the state of a run; resume from an older checkpoint") from None
+
+
+def newest_state(run: Path) -> RunState | None:
+    """Where a run stood at its newest checkpoint; None where there is none."""
+    checkpoints = checkpoints_in(run / CHECKPOINTS)
+    return read_state(checkpoints[-1])[0] if checkpoints else None
 
 
 class Best(NamedTuple):

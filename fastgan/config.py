@@ -347,14 +347,13 @@ class TrainConfig:
             low, high = f.metadata.get("within", (None, None))
             if low is not None and value is not None and not low <= value <= high:
                 raise UserError(f"{flag(f.name)}: expected a number from {low} to {high}, got {value}")
-        if 0 < self.eval_images < 6:
-            raise UserError(f"--eval-images: expected at least 6, or 0 for off, got {self.eval_images}")
-        for f in dataclasses.fields(self):
             if f.metadata.get("interval"):
                 try:
-                    parse_every(getattr(self, f.name))
+                    parse_every(value)
                 except UserError as error:
                     raise UserError(f"{flag(f.name)}: {error}") from None
+        if 0 < self.eval_images < 6:
+            raise UserError(f"--eval-images: expected at least 6, or 0 for off, got {self.eval_images}")
         if unknown := set(self.augmentations) - {"color", "translation", "cutout"}:
             raise UserError(
                 f"--augment: expected color, translation, cutout or none, got {', '.join(sorted(unknown))}"

@@ -532,10 +532,7 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, dict[str, str]]:
         validate_repo_id(repo)
     except HFValidationError:
         raise UserError(f"{source}: {repo} is no Hub id like user/repo") from None
-    try:
-        path = fetch(repo, file, MAX_DOWNLOAD, revision)
-    except UserError as error:
-        raise UserError(f"{source}: {str(error).partition(': ')[2]}") from None
+    path = fetch(repo, file, MAX_DOWNLOAD, revision, where=source)
     if path is None:
         raise UserError(f"{source}: the model has no file {file}")
     commit = commit_of(path, file)

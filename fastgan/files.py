@@ -29,6 +29,8 @@ RUN_FILE = "run.json"  # facts that a run notes down about itself, for its card
 REPORT_FILE = "report.html"
 SKIPPED_FILE = "skipped.tsv"
 SAMPLES_FILE = "samples.png"
+STYLE_MIX_FILE = "style_mix.png"
+WALK_FILE = "interpolation.mp4"
 SAMPLES = "samples"  # folder of the grids over time
 BEST = "best"  # folder of the model with the best KID
 CHECKPOINTS = "checkpoints"  # folder
@@ -76,6 +78,11 @@ def _replace(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
+def _not_written(path: Path, error: OSError | SafetensorError) -> UserError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return UserError(f"{path}: could not be written ({reason}); free some space or choose another folder")
+
+
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Make a folder whole or not at all: `write` fills a temporary one, which then takes the name `folder`.
 
@@ -99,10 +106,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         else:
             _replace(temporary, folder)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(
-            f"{folder}: could not be written ({reason}); free some space or choose another folder"
-        ) from None
+        raise _not_written(folder, error) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -130,8 +134,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         _replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"{path}: could not be written ({reason}); free some space or choose another folder") from None
+        raise _not_written(path, error) from None
     finally:
         if temporary.exists():
             temporary.unlink()

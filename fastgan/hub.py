@@ -147,7 +147,7 @@ def _download(model: str, revision: str | None, token, cache_dir, local_files_on
     if config_path is None:
         raise UserError(f"{where}: has no {CONFIG_FILE}, so it is not a fastgan model")
     limit = weights_limit(ModelConfig.from_dict(read_json(config_path)))
-    weights = fetch(model.partition("@")[0], WEIGHTS_FILE, limit, commit_of(config_path, CONFIG_FILE), **options)
+    weights = fetch(model, WEIGHTS_FILE, limit, commit_of(config_path, CONFIG_FILE), **options)
     if weights is None:
         raise UserError(f"{where}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
     return weights.parent
@@ -159,7 +159,13 @@ def commit_of(path: Path, file: str) -> str:
 
 
 def fetch(
-    model: str, file: str, limit: int, revision: str | None = None, more: str = "", **options: Any
+    model: str,
+    file: str,
+    limit: int,
+    revision: str | None = None,
+    more: str = "",
+    where: str | None = None,
+    **options: Any,
 ) -> Path | None:
     """A file of a Hub model in the cache, or None where the model has no such file.
 
@@ -169,6 +175,7 @@ def fetch(
         limit: bytes; what announces more is not fetched.
         revision: branch, tag or commit.
         more: what else is said where there is no such model, or no way to the Hub.
+        where: how messages begin; with the model and its revision when not given.
         options: token, cache_dir and local_files_only, as in :func:`from_pretrained`.
 
     Raises:
@@ -190,7 +197,7 @@ def fetch(
     limit_silence()
     model, _, at = model.partition("@")
     revision = revision or at or None
-    where = f"{model}@{revision}" if revision else model
+    name, where = where or model, where or (f"{model}@{revision}" if revision else model)
     try:
         validate_repo_id(model)
         size = hf_hub_download(model, file, revision=revision, dry_run=True, **options).file_size or 0
@@ -208,7 +215,7 @@ def fetch(
             f"{where}: no such model on the Hub, or it is private: log in with `hf auth login`{more}"
         ) from None
     except RevisionNotFoundError:
-        raise UserError(f"{model}: has no revision {revision}; no such branch, tag or commit") from None
+        raise UserError(f"{name}: has no revision {revision}; no such branch, tag or commit") from None
     except LocalEntryNotFoundError:
         raise UserError(
             f"{where}: not in the cache, and the Hub can't be reached; check the connection{more}"

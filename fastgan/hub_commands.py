@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from fastgan.errors import UserError
-from fastgan.files import SAMPLES_FILE, quoted
+from fastgan.files import SAMPLES_FILE, STYLE_MIX_FILE, WALK_FILE, quoted
 
 
 def add_hub_commands(commands: argparse._SubParsersAction) -> None:
@@ -48,10 +48,10 @@ def add_hub_commands(commands: argparse._SubParsersAction) -> None:
 
 def card_command(options: argparse.Namespace) -> None:
     """`fastgan card`: draw the card's pictures and write README.md into the run folder."""
-    from fastgan.cards import STYLE_MIX, WALK, write_card
+    from fastgan.cards import write_card
 
     path = write_card(options.folder, options.repo, options.license)
-    pictures = [name for name in (SAMPLES_FILE, STYLE_MIX, WALK) if (options.folder / name).is_file()]
+    pictures = [name for name in (SAMPLES_FILE, STYLE_MIX_FILE, WALK_FILE) if (options.folder / name).is_file()]
     print(f"Wrote {path}, with {', '.join(pictures)}")
 
 

@@ -36,15 +36,13 @@ from huggingface_hub.utils import (
 from fastgan.cards import (
     CARD_FILE,
     SECTION,
-    STYLE_MIX,
-    WALK,
     draw_card_pictures,
     public_log,
     public_metrics,
     public_settings,
     render_model_card,
 )
-from fastgan.checkpoints import STATE_FILE, best_of_run, checkpoint_of, checkpoints_in, read_state
+from fastgan.checkpoints import STATE_FILE, best_of_run, checkpoint_of, checkpoints_in, newest_state
 from fastgan.errors import UserError
 from fastgan.evaluation import FEATURES_FILE, METRICS_FILE
 from fastgan.files import (
@@ -60,7 +58,9 @@ from fastgan.files import (
     SAMPLES_FILE,
     SETTINGS_FILE,
     SHARED_SETTINGS_FILE,
+    STYLE_MIX_FILE,
     TRAINING,
+    WALK_FILE,
     WEIGHTS_FILE,
     as_json,
     quoted,
@@ -281,7 +281,7 @@ def repository_files(folder: Path, best: bool = False, nearest: bool = False) ->
             hint = "it has no best one: it took no KID" if best else "name a run folder or an imported model"
             raise UserError(f"{weights}: no {name} there; {hint}")
     files: dict[str, Path | bytes] = {name: weights / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    files |= {name: folder / name for name in (SAMPLES_FILE, STYLE_MIX, WALK) if (folder / name).is_file()}
+    files |= {name: folder / name for name in (SAMPLES_FILE, STYLE_MIX_FILE, WALK_FILE) if (folder / name).is_file()}
     checkpoints = checkpoints_in(folder / CHECKPOINTS)
     if best:
         found = best_of_run(folder)
@@ -384,10 +384,8 @@ def _check_kind(repo: str, revision: str | None) -> None:
 
 
 def _message(folder: Path) -> str:
-    checkpoints = checkpoints_in(folder / CHECKPOINTS)
-    if not checkpoints:
-        return "Upload a FastGAN generator"
-    return f"FastGAN generator after {read_state(checkpoints[-1])[0].kimg:.2f} kimg"
+    state = newest_state(folder)
+    return f"FastGAN generator after {state.kimg:.2f} kimg" if state else "Upload a FastGAN generator"
 
 
 # ---------------------------------------------------------------------- beside the training

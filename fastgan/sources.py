@@ -20,6 +20,7 @@ from PIL import Image
 
 from fastgan.config import is_pattern
 from fastgan.errors import NO_FOLDER, UserError
+from fastgan.files import SETTINGS_FILE
 from fastgan.preparing import FORMATS, Refused
 
 ZIP_ENTRY_BYTES = 2**29  # an entry of a .zip that says it is larger is skipped
@@ -260,7 +261,7 @@ def _refuse_table_settings(source: str, config_name: str | None, image_column: s
 def _files_below(folder: Path) -> Iterator[Path]:
     """Files in the folder and below, sorted, without hidden ones and without what training runs left there."""
     for parent, folders, names in os.walk(folder):
-        if "train_config.json" in names and Path(parent) != folder:
+        if SETTINGS_FILE in names and Path(parent) != folder:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))

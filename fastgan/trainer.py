@@ -371,8 +371,7 @@ class Trainer:
             raise UserError(
                 f"--batch-size {config.batch_size}: more than the {count} pictures of {config.dataset}{less}"
             )
-        if news := self.files.write_skipped(pictures.skipped):
-            self.say(news)
+        self._say_skipped(pictures.skipped)
         before, now = run_facts(self.folder) if self.resumes else {}, len(pictures.images)
         if before.get("fingerprint", pictures.fingerprint) != pictures.fingerprint:
             self.say(
@@ -380,6 +379,10 @@ class Trainer:
                 f"then, {now} now); it goes on with the new ones"
             )
         return pictures
+
+    def _say_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        if news := self.files.write_skipped(skipped):
+            self.say(news)
 
     def _open_stream(self) -> StreamedBatches:
         return stream_batches(self.config.dataset, **self._data_options(), **self._order())
@@ -602,8 +605,8 @@ class Trainer:
         self.log()
         if self.wish == Stop.DIVERGED:
             return
-        if self.stream and (news := self.files.write_skipped(self.stream.skipped)):
-            self.say(news)
+        if self.stream:
+            self._say_skipped(self.stream.skipped)
         generator = self._settled()
         save_model(generator, self.folder)
         self._save_checkpoint()

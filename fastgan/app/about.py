@@ -17,17 +17,25 @@ from fastgan.app.models import Found
 from fastgan.app.pictures import name_of, serve
 from fastgan.errors import UserError
 from fastgan.features import SCALES
-from fastgan.files import CARD_FILE, CONFIG_FILE, NEAREST_FILE, SAMPLES_FILE, SETTINGS_FILE, SHARED_SETTINGS_FILE
+from fastgan.files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FEATURES_FILE,
+    NEAREST_FILE,
+    SAMPLES_FILE,
+    SETTINGS_FILE,
+    SHARED_SETTINGS_FILE,
+    STYLE_MIX_FILE,
+)
 from fastgan.metrics import extract, feature_network, memorisation, nearest_training
 from fastgan.projection import open_picture
 from fastgan.sampling import draw
 
 GRIDS = {
     SAMPLES_FILE: "Pictures of the first seeds",
-    "style_mix.png": "Style mixing",
+    STYLE_MIX_FILE: "Style mixing",
     NEAREST_FILE: "Drawn pictures on the left, beside each the training pictures nearest to it",
 }
-FEATURES = "training/features.safetensors"
 MAX_TEXT = 100_000  # bytes of a card, and of a file of settings
 MAX_FEATURES = 2**27  # bytes
 MAX_GRID = 20 * 2**20  # bytes
@@ -106,7 +114,7 @@ def about_tab(page: Page, picked: gr.Number) -> None:
             Whether it looks like a copy, and the nearest training pictures as rows of number and distance.
         """
         found = page.open(model, token)
-        path = page.models.path(found, FEATURES, MAX_FEATURES, token.token if token else None)
+        path = page.models.path(found, FEATURES_FILE, MAX_FEATURES, token.token if token else None)
         if path is None:
             raise UserError(f"{found.name} has no features of its training pictures, so nothing can be compared")
         training = read_features(path, found)
@@ -201,5 +209,7 @@ def read_features(path: Path, found: Found) -> Features:
         pass
     fits = rows.ndim == 2 and len(rows) > 1 and rows.dtype == torch.float32 and network in SCALES
     if not fits or places.shape != rows.shape[:1] or places.dtype != torch.int64:
-        raise UserError(f"{found.name}: its {FEATURES} can't be used here; `fastgan evaluate` writes one that can")
+        raise UserError(
+            f"{found.name}: its {FEATURES_FILE} can't be used here; `fastgan evaluate` writes one that can"
+        )
     return Features(rows, network, places, max(len(rows), int(count) if count.isdecimal() and len(count) < 18 else 0))

@@ -164,14 +164,18 @@ def click_when_there(elem_id: str) -> str:
         press(60);"""
 
 
-def press_soon(elem_id: str) -> str:
-    """JavaScript that clicks a button once a slider has come to rest, unless the page is still being filled."""
-    return f"""() => {{
+def soon(action: str) -> str:
+    """JavaScript that calls a function once a slider has come to rest, unless the page is still being filled."""
+    return f"""(...values) => {{
         if (!window.fastganDrawn) return;
         clearTimeout(window.fastganSoon);
-        window.fastganSoon = setTimeout(() => {{{click_when_there(repr(elem_id))}
-        }}, {SOON});
+        window.fastganSoon = setTimeout({action}, {SOON}, ...values);
     }}"""
+
+
+def press_soon(elem_id: str) -> str:
+    """JavaScript that clicks a button once a slider has come to rest, unless the page is still being filled."""
+    return soon(f"() => {{{click_when_there(repr(elem_id))}\n}}")
 
 
 def write_address(link: Mapping[str, Component]) -> str:

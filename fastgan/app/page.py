@@ -7,7 +7,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from fastgan.app.about import about_tab
-from fastgan.app.common import QUICK, QUIET, SOON, Page, click_when_there, endpoint, read_address, write_address
+from fastgan.app.common import QUICK, QUIET, Page, click_when_there, endpoint, read_address, soon, write_address
 from fastgan.app.explore import explore_tab
 from fastgan.app.first import COUNT, MAX_PIXELS, PSI, SEED, First, FirstLook
 from fastgan.app.interpolate import interpolate_tab
@@ -223,7 +223,7 @@ def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
             **QUICK,
         }
         then_draw = {"fn": None, "inputs": [tab, model, psi], "js": DRAW_HERE, "api_visibility": "private"}
-        then_open = {"fn": None, "inputs": [filled, model, psi], "js": OPENED, "api_visibility": "private"}
+        then_open = {"fn": None, "inputs": [filled, model], "js": OPENED, "api_visibility": "private"}
 
         begun = demo.load(
             restore,
@@ -235,7 +235,7 @@ def _build(cache: ModelCache, offered: list[str], first: First) -> gr.Blocks:
         for asked in (begun, chosen):
             asked.success(**then_open).success(**then_draw)
             asked.failure(could_not_open, model, [about_model, commit], **QUIET)
-        psi.change(**{**then_draw, "js": DRAW_SOON})
+        psi.change(**{**then_draw, "js": soon(DRAW_HERE)})
         shown = {
             "sample": on_sample,
             "interpolate": on_interpolate,
@@ -280,13 +280,9 @@ DRAW_HERE = f"""(tab, model, psi) => {{
     if (!drawn || !model || drawn[tab] === wanted) return;
     drawn[tab] = wanted;{click_when_there("'draw-' + tab")}
 }}"""
-DRAW_SOON = f"""(tab, model, psi) => {{
-    clearTimeout(window.fastganSoon);
-    window.fastganSoon = setTimeout({DRAW_HERE}, {SOON}, tab, model, psi);
+OPENED = f"""(filled, model) => {{
+    window.fastganDrawn ??= filled ? {{sample: model + " {PSI:g}"}} : {{}};
 }}"""
-OPENED = """(filled, model, psi) => {
-    window.fastganDrawn ??= filled ? {sample: model + " " + psi} : {};
-}"""
 
 # The sign-in button appends the query to a target address unquoted, where only its first part would survive.
 KEEP_WHOLE_QUERY = """() => {
