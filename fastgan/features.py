@@ -104,7 +104,7 @@ class FeatureNetwork(nn.Module):
         """
         if images.shape[1] not in (1, 3, 4) or min(images.shape[2:]) < MIN_SIDE:
             raise ValueError(f"expected 1, 3 or 4 channels and sides from {MIN_SIDE} pixels, got {list(images.shape)}")
-        x = _relu6(self.stem(fast.channels_last(to_rgb(images))))
+        x = fast.same_conv_relu6(fast.channels_last(to_rgb(images)), self.stem)
         maps = []
         for i, row in enumerate(self.rows):
             x = row(x)
@@ -117,7 +117,7 @@ class FeatureNetwork(nn.Module):
 
         Pictures come as in `forward`.
         """
-        return _relu6(self.head(self(images)[-1])).mean((2, 3))
+        return fast.same_conv_relu6(self(images)[-1], self.head).mean((2, 3))
 
 
 class Block(nn.Module):
@@ -132,8 +132,8 @@ class Block(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x if self.expand is None else _relu6(self.expand(x))
-        h = self.project(_relu6(self.depthwise(h)))
+        h = x if self.expand is None else fast.same_conv_relu6(x, self.expand)
+        h = self.project(fast.same_conv_relu6(h, self.depthwise))
         return x + h if self.residual else h
 
 
@@ -145,11 +145,6 @@ class SameConv2d(nn.Conv2d):
             return fast.halving_conv(x, self)
         # As much on either side, which the convolution does without a copy.
         return F.conv2d(x, self.weight, self.bias, 1, self.kernel_size[0] // 2, 1, self.groups)
-
-
-def _relu6(x: Tensor) -> Tensor:
-    """The map between 0 and 6, in place where no gradient is asked for: elsewhere PyTorch would copy it first."""
-    return F.relu6(x, inplace=not x.requires_grad)
 
 
 def load_features(name: str = "efficientnet-lite0") -> FeatureNetwork:

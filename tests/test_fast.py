@@ -74,6 +74,26 @@ def test_a_halving_convolution_is_the_padded_one(groups, kernel, dtype):
             torch.testing.assert_close(quick, plain, rtol=error, atol=error)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_a_bounded_convolution_is_the_plain_one(groups, stride):
+    torch.manual_seed(0)
+    layer = SameConv2d(6, 6, 3, stride=stride, groups=groups).requires_grad_(False)
+    layer.weight *= 20  # or nothing would reach the upper bound
+    for size in [(12, 16), (9, 13)]:
+        x = torch.randn(2, 6, *size, requires_grad=True)
+        found = []
+        for enabled in (True, False):
+            with fast.use(enabled), torch.autocast("cpu", torch.bfloat16):
+                y = fast.same_conv_relu6(x, layer)
+            found.append([y, *gradients(y, x)])
+        quick, plain = found
+        assert quick[0].dtype == torch.bfloat16
+        assert 0 == quick[0].min() < quick[0].max() == 6
+        for ours, theirs in zip(quick, plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2**-5, atol=2**-5)
+
+
 @pytest.mark.parametrize("channels", [3, 6, 32, 200])
 def test_rows_are_added_up_whatever_their_length(channels):
     rows = torch.randn(6 * 64, channels, dtype=torch.float64)
