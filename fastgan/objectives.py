@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fastgan.augment import augment
 from fastgan.config import TrainConfig
@@ -180,13 +181,13 @@ class ProjectedObjective(Objective):
             with torch.no_grad():
                 seen = self.features(real)
 
-        with accelerator.no_sync(players.discriminator):
-            fake_logits = players.discriminator([x.detach() for x in drawn.mixed], fake.detach())
-            fake_loss = mean(d_hinge(logits, real=False, margin=self.margin) for logits in fake_logits)
-            accelerator.backward(fake_loss)
-        real_logits = players.discriminator(seen.mixed, real)
+        with parametrize.cached():  # both passes see the same weights
+            with accelerator.no_sync(players.discriminator):
+                fake_logits = players.discriminator([x.detach() for x in drawn.mixed], fake.detach())
+            real_logits = players.discriminator(seen.mixed, real)
+        fake_loss = mean(d_hinge(logits, real=False, margin=self.margin) for logits in fake_logits)
         real_loss = mean(d_hinge(logits, real=True, margin=self.margin) for logits in real_logits)
-        self._learn(real_loss, players.d_optimizer)
+        self._learn(real_loss + fake_loss, players.d_optimizer)
 
         with frozen(accelerator.unwrap_model(players.discriminator)) as judge:
             g_loss = mean(g_hinge(logits) for logits in judge(drawn.mixed, fake))
