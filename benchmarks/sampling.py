@@ -4,6 +4,7 @@
     python benchmarks/sampling.py --model user/fastgan-anime --device cuda --batch-size 32 --precision fp16
     python benchmarks/sampling.py --size 256 --compare "--precision fp32" "--precision bf16"
     python benchmarks/sampling.py --size 256 --compare "" " --onnx"      # PyTorch and onnxruntime
+    python benchmarks/sampling.py --size 256 --compare " --no-fast" "--precision bf16"      # as published, and at best
 
 Weights are random unless a model is given; their speed is the same.
 """
@@ -20,6 +21,7 @@ from common import REPEATS, Clock, Work, main
 
 def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
     """A loaded generator and the seeds it draws."""
+    from fastgan import fast
     from fastgan.commands import load
     from fastgan.config import ModelConfig, parse_size
     from fastgan.folding import folded
@@ -30,8 +32,8 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
 
     if unknown:
         raise SystemExit(f"unknown flags: {' '.join(unknown)}")
-    if options.onnx and (options.device, options.precision) != ("cpu", "fp32"):
-        raise SystemExit("--onnx draws on the CPU in float32: leave out --device and --precision")
+    if options.onnx and (options.device, options.precision, options.fast) != ("cpu", "fp32", True):
+        raise SystemExit("--onnx draws on the CPU in float32: leave out --device, --precision and --no-fast")
     with tempfile.TemporaryDirectory() as folder:
         if not options.model:
             height, width = parse_size(options.size)
@@ -47,21 +49,22 @@ def prepare(options: argparse.Namespace, unknown: list[str]) -> Work:
 
     def counted() -> None:
         z, noise = seeded_inputs(generator, seeds)
-        with torch.no_grad():
+        with torch.no_grad(), fast.use(options.fast):
             generator(z.to(weight), noise=[maps.to(weight) for maps in noise])
 
     if options.onnx:
         return onnx_work(generator, seeds, counted, first)
 
     def run() -> None:
-        for _ in sample(generator, seeds, batch_size=options.batch_size):
-            pass
+        with fast.use(options.fast):
+            for _ in sample(generator, seeds, batch_size=options.batch_size):
+                pass
 
     def parts() -> dict[str, float]:
         clock = Clock(weight.device)
         step = at_a_time(weight, options.batch_size)
-        network = folded(generator)
-        with torch.inference_mode():
+        with torch.inference_mode(), fast.use(options.fast):
+            network = folded(generator)
             for start in [*range(0, len(seeds), step)] * REPEATS:
                 with clock.part("latents and noise"):
                     z, noise = seeded_inputs(generator, seeds[start : start + step])
@@ -137,6 +140,8 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--z-dim", type=int, default=256, help="length of the latent [256]")
     parser.add_argument("--batch-size", type=int, default=8, help="pictures asked for at a time [8]")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps [cpu]")
+    plain = "with normalisation and doubling as steps of their own, as published"
+    parser.add_argument("--no-fast", dest="fast", action="store_false", help=plain)
     parser.add_argument("--onnx", action="store_true", help="export it, draw with onnxruntime in float32")
     precisions = ("fp32", "bf16", "fp16")
     parser.add_argument("--precision", default="fp32", choices=precisions, help="what it computes in [fp32]")

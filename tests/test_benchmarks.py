@@ -31,6 +31,12 @@ def test_two_settings_of_sampling_are_timed_in_turn():
     assert 0 < one["share_of_peak"]["fp32"] < 1
 
 
+def test_sampling_without_speed_ups_does_more_arithmetic():
+    found = report("sampling.py", "--size", "64", "--ngf", "8", "--batch-size", "1", "--compare", "", " --no-fast")
+    quick, plain = found["reports"]
+    assert plain["flop_per_image"] > 1.2 * quick["flop_per_image"]
+
+
 def test_sampling_with_onnxruntime_is_timed_beside_pytorch():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
