@@ -634,7 +634,7 @@ class Trainer:
             self.say(f"Not measured at {self.state.kimg:.1f} kimg: {error}")
             return
         seconds = round(time.monotonic() - started, 2)
-        if self.grown and (self.best is None or figures.kid < self.best.kid):
+        if self.grown and watch.is_better(figures.to_dict(), self.best and self.best.kid):
             self.best = Best(figures.kid, self.state.images)
             keep_best(self.folder, generator, self.best)
             if not checkpoint_of(self.folder / CHECKPOINTS, self.state.images).exists():

@@ -7,6 +7,8 @@ from typing import Any
 
 LATE = 3  # evaluations in a row that must be worse than the best before that counts
 SURE = 2  # evaluations in a row that must agree on the rest
+COPIES = 0.2  # share of drawn pictures suspiciously close to a training picture, where 0.05 is usual
+CLOSE = 0.5  # how far they are from training pictures, where 1 is usual
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -39,9 +41,23 @@ def evaluations(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def copying(figures: Mapping[str, Any]) -> bool:
+    """Whether an evaluation found copies of training pictures, which have the best of KIDs."""
+    return figures.get("near_share", 0) > COPIES or figures.get("distance_ratio", 1) < CLOSE
+
+
+def is_better(figures: Mapping[str, Any], kid: float | None) -> bool:
+    """Whether a model is worth more than the best so far, of this KID: copies never are. None is no model at all."""
+    return kid is None or (figures["kid"] < kid and not copying(figures))
+
+
 def best_of(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The evaluation with the lowest KID, the earliest of equals, among those of the size that is drawn by now."""
-    return min(_of_last_size(measured), key=lambda line: line["kid"], default=None)
+    """The best evaluation, the earliest of equals, among those of the size that is drawn by now."""
+    best = None
+    for line in _of_last_size(measured):
+        if is_better(line, best and best["kid"]):
+            best = line
+    return best
 
 
 def _of_last_size(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -56,6 +72,7 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
         overfitting: KID has been above its best, by more than its error, for the last three evaluations.
         recall: it has fallen to less than half of what it was, twice in a row: modes are lost.
         collapse: drawn pictures are less than half as far from each other as they were.
+        copies: drawn pictures are much closer to training pictures than fresh ones would be, twice in a row.
         discriminator: it takes nine in ten training patches for real (arXiv:2006.06676) while KID no longer falls.
 
     Args:
@@ -91,6 +108,12 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
                 f"The pictures become alike: the generator collapses (diversity {last['diversity']:.2f}, it was "
                 f"{widest:.2f}). The best is at {at}; more --augment or a lower --learning-rate help"
             )
+    if len(measured) >= SURE and all(copying(line) for line in sure):
+        found["copies"] = (
+            f"The generator copies: what it draws is {last['distance_ratio']:.2f} times as far from training pictures "
+            f"as those are from each other (1 is usual), and {100 * last['near_share']:.0f} % are very close to one "
+            f"(5 % is usual). More pictures help, or a shorter run. The best is at {at}"
+        )
     knows = all(line.get("d_overfitting", 0) > 0.9 for line in sure)
     if len(measured) > SURE and knows and best["images"] < sure[0]["images"]:
         found["discriminator"] = (

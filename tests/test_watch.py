@@ -1,6 +1,6 @@
 import pytest
 
-from fastgan.watch import best_of, evaluations, read_log, remarks
+from fastgan.watch import best_of, evaluations, is_better, read_log, remarks
 
 
 def run(kids, recalls=None, diversities=None, overfitting=0.5) -> list[dict]:
@@ -59,6 +59,24 @@ def test_a_discriminator_that_knows_the_set_by_heart_is_said_once_kid_stands_sti
     assert said.keys() == {"discriminator"}
     assert "98 % of the training pictures' patches" in said["discriminator"]
     assert remarks(run([0.5, 0.1, 0.11, 0.10], overfitting=0.85)) == {}
+
+
+@pytest.mark.parametrize(("near_share", "distance_ratio"), [(0.3, 0.9), (0.0, 0.4)])
+def test_copies_are_said_and_are_never_the_best(near_share, distance_ratio):
+    log = run([0.5, 0.1, 0.02, 0.01])
+    measured = [line for line in log if "kid" in line]
+    for line in measured[2:]:
+        line.update(near_share=near_share, distance_ratio=distance_ratio)
+    said = remarks(log)
+    assert said.keys() == {"copies"}
+    assert f"{distance_ratio:.2f} times as far" in said["copies"]
+    assert f"{100 * near_share:.0f} % are very close" in said["copies"]
+    assert "The best is at 20.0 kimg, kept in best/" in said["copies"]
+    assert best_of(measured) is measured[1]
+    measured[3].update(near_share=0.05, distance_ratio=1.0)
+    assert remarks(log) == {}  # once may be chance
+    assert best_of(measured) is measured[3]
+    assert is_better(measured[2], None)  # better than no model at all
 
 
 def test_evaluations_carry_what_the_discriminator_did_since_the_one_before():
