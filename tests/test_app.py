@@ -166,6 +166,10 @@ def test_count_seed_and_dice(app, page, app_generator):
     page.wait_for_selector("#pictures img[alt='seed 102']", state="detached")
     rolled = int(page.get_by_label("First seed").input_value())
     page.wait_for_selector(f"#pictures img[alt='seed {rolled}']")
+    for _ in range(2):  # there is nothing before the first one
+        page.get_by_role("button", name="Back").click()
+        page.wait_for_selector("#pictures img[alt='seed 102']")
+        assert page.get_by_label("First seed").input_value() == "100"
 
 
 def test_all_pictures_come_as_a_zip(app, page, app_generator):

@@ -19,6 +19,13 @@ MAX_COUNT = 64
 MAX_DICE = 2**31 - 1
 LOOK = 0.7  # seconds between looks at a gallery that is still growing
 
+# A seed that chance brings, and the ones that it replaced, the last one first.
+ROLL = f"""(seed) => {{
+    (window.fastganRolled ??= []).push(seed);
+    return Math.floor(Math.random() * {MAX_DICE});
+}}"""
+ROLL_BACK = "(seed) => (window.fastganRolled ?? []).pop() ?? seed"
+
 
 class SampleTab(NamedTuple):
     """What the page wires to other tabs."""
@@ -85,9 +92,10 @@ def sample_tab(page: Page) -> SampleTab:
         many = gr.Slider(1, MAX_COUNT, COUNT, step=1, precision=0, label="How many", min_width=160)
         count = page.linked("count", many)
     with gr.Row():
-        draw = gr.Button("Draw", variant="primary", elem_id="draw-sample", min_width=100)
-        dice = gr.Button("Roll the dice", min_width=100)
-        pack = gr.Button("All as ZIP", min_width=100)
+        draw = gr.Button("Draw", variant="primary", elem_id="draw-sample", min_width=130)
+        dice = gr.Button("Roll the dice", min_width=130)
+        back = gr.Button("Back", min_width=130)
+        pack = gr.Button("All as ZIP", min_width=130)
     packed = gr.DownloadButton("ZIP", visible="hidden", elem_id="sample-zip")
     pictures = show_gallery("Pictures", elem_id="pictures", elem_classes="pictures")
     pictures.keep_in_cache = page.first.files
@@ -113,9 +121,10 @@ def sample_tab(page: Page) -> SampleTab:
         **QUICK,
     )
     count.change(None, js=press_soon("draw-sample"), api_visibility="private")
-    dice.click(None, None, seed, js=f"() => Math.floor(Math.random() * {MAX_DICE})", api_visibility="private").then(
-        None, js="() => { document.getElementById('draw-sample').click(); }", api_visibility="private"
-    )
+    for button, js in ((dice, ROLL), (back, ROLL_BACK)):
+        button.click(None, seed, seed, js=js, api_visibility="private").then(
+            None, js="() => { document.getElementById('draw-sample').click(); }", api_visibility="private"
+        )
     pack.click(sample_zip, inputs, packed, api_name="sample_zip", **QUICK).success(
         None, js="() => { document.getElementById('sample-zip').click(); }", api_visibility="private"
     )
