@@ -31,7 +31,7 @@ def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
 
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    full_size = ["--grow-from", "0"]  # where a run spends most of its time
+    full_size = ["--grow-from", "0"]  # where a step costs most
     defaults = ["--dataset", str(PICTURES), "--eval-images", "0", "--output-dir", f"{folder}/run", *full_size]
     config, _, _ = resolve([*defaults, *flags])
     trainer = Trainer(config)

@@ -45,7 +45,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     app = commands.add_parser("app", help="the page in a browser")
     app.add_argument("model", nargs="?", default="", help="Hub id or run folder to open with")
     app.add_argument("--models", default="", metavar="A,B", help="more models that the page offers")
-    app.add_argument("--allow-local", action="store_true", help="folders may be typed too: only on your own machine")
+    app.add_argument(
+        "--allow-local",
+        action="store_true",
+        help="folders may be typed, and whatever your Hub login may read: only on your own machine",
+    )
     app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
     app.add_argument("--port", type=int, metavar="N", help="[the first free one from 7860]")
     app.add_argument(

@@ -267,7 +267,10 @@ class TrainConfig:
     )
 
     init_from: str | None = setting(
-        None, "start", "model to start from, size and widths included", metavar="USER/MODEL[@REV]|RUN"
+        None,
+        "start",
+        "model to start from; its recipe, size and architecture are the defaults",
+        metavar="USER/MODEL[@REV]|RUN",
     )
     freeze_d: int = setting(
         0, "start", "blocks of the discriminator, from the picture inward, that stay as they are", within=(0, 1000)

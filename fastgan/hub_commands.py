@@ -9,7 +9,7 @@ from fastgan.files import SAMPLES_FILE, STYLE_MIX_FILE, WALK_FILE, quoted
 
 def add_hub_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands."""
-    card = commands.add_parser("card", help="the card of a run, as it would be on the Hub")
+    card = commands.add_parser("card", help="write the card of a run, and its pictures, into the run folder")
     card.add_argument("folder", type=Path, metavar="RUN", help="run folder, or an imported model")
     card.add_argument("--repo", metavar="USER/NAME", help="Hub id that the card is for")
     card.add_argument("--license", metavar="NAME", help="of the model, such as mit or cc-by-4.0")

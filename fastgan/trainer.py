@@ -634,8 +634,9 @@ class Trainer:
             self.say(f"Not measured at {self.state.kimg:.1f} kimg: {error}")
             return
         seconds = round(time.monotonic() - started, 2)
-        if self.grown and watch.is_better(figures.to_dict(), self.best and self.best.kid):
-            self.best = Best(figures.kid, self.state.images)
+        copies, kid = watch.rank(figures.to_dict())
+        if self.grown and (self.best is None or (copies, kid) < (self.best.copies, self.best.kid)):
+            self.best = Best(kid, self.state.images, copies)
             keep_best(self.folder, generator, self.best)
             if not checkpoint_of(self.folder / CHECKPOINTS, self.state.images).exists():
                 self._save_checkpoint()  # so that a run can go on from its best, and others learn on from it

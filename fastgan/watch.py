@@ -46,18 +46,14 @@ def copying(figures: Mapping[str, Any]) -> bool:
     return figures.get("near_share", 0) > COPIES or figures.get("distance_ratio", 1) < CLOSE
 
 
-def is_better(figures: Mapping[str, Any], kid: float | None) -> bool:
-    """Whether a model is worth more than the best so far, of this KID: copies never are. None is no model at all."""
-    return kid is None or (figures["kid"] < kid and not copying(figures))
+def rank(figures: Mapping[str, Any]) -> tuple[bool, float]:
+    """Where an evaluation stands among others, the lowest is the best: by its KID, but after all that do not copy."""
+    return copying(figures), figures["kid"]
 
 
 def best_of(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The best evaluation, the earliest of equals, among those of the size that is drawn by now."""
-    best = None
-    for line in _of_last_size(measured):
-        if is_better(line, best and best["kid"]):
-            best = line
-    return best
+    return min(_of_last_size(measured), key=rank, default=None)
 
 
 def _of_last_size(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -73,7 +69,7 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
         recall: it has fallen to less than half of what it was, twice in a row: modes are lost.
         collapse: drawn pictures are less than half as far from each other as they were.
         copies: drawn pictures are much closer to training pictures than fresh ones would be, twice in a row.
-        discriminator: it takes nine in ten training patches for real (arXiv:2006.06676) while KID no longer falls.
+        discriminator: it takes over 95 % of training patches for real (arXiv:2006.06676) while KID no longer falls.
 
     Args:
         log: as from :func:`read_log`.

@@ -1,6 +1,6 @@
 import pytest
 
-from fastgan.watch import best_of, evaluations, is_better, read_log, remarks
+from fastgan.watch import best_of, evaluations, read_log, remarks
 
 
 def run(kids, recalls=None, diversities=None, overfitting=0.5) -> list[dict]:
@@ -76,7 +76,8 @@ def test_copies_are_said_and_are_never_the_best(near_share, distance_ratio):
     measured[3].update(near_share=0.05, distance_ratio=1.0)
     assert remarks(log) == {}  # once may be chance
     assert best_of(measured) is measured[3]
-    assert is_better(measured[2], None)  # better than no model at all
+    assert best_of([measured[2], measured[1]]) is measured[1]
+    assert best_of(measured[2:3]) is measured[2]  # better than no model at all
 
 
 def test_evaluations_carry_what_the_discriminator_did_since_the_one_before():

@@ -71,7 +71,7 @@ def explore_tab(page: Page) -> ExploreTab:
             model: Hub id of a fastgan model, as user/name or user/name@revision.
             psi: truncation from 0 to 2; 1 is off, lower is less varied with fewer accidents.
             start: the seed to start from.
-            direction_1: how far along the strongest direction, from -8 to 8; 0 stays.
+            direction_1: how far along the strongest direction, from -5 to 5; 0 stays.
             direction_2: how far along the second; the others follow by strength.
 
         Returns:
@@ -102,7 +102,7 @@ def explore_tab(page: Page) -> ExploreTab:
             psi: truncation from 0 to 2; 1 is off, lower is less varied with fewer accidents.
             start: the seed in the middle.
             direction: which, from 1, the strongest, to 10.
-            reach: how far to either side, from 0 to 8.
+            reach: how far to either side, from 0 to 5.
             count: how many pictures, from 3 to 15.
 
         Returns:
