@@ -21,6 +21,7 @@ from fastgan import watch
 from fastgan.checkpoints import best_of_run, newest_state
 from fastgan.config import LOCAL, ModelConfig, TrainConfig
 from fastgan.errors import UserError
+from fastgan.evaluation import OF_COPIES
 from fastgan.files import (
     BEST,
     CARD_FILE,
@@ -70,7 +71,7 @@ class Measured(NamedTuple):
     text: str  # the value as it is printed
     pictures: str  # how many of which
     network: str  # whose features
-    taught: bool  # whether that network also taught the model
+    taught: bool | None  # whether that network also taught the model; None where nobody knows
     source: Mapping[str, Any]  # facts about the pictures it was compared with
 
 
@@ -275,15 +276,22 @@ def _eval_result(result: Measured) -> EvalResult:
     )
 
 
+def metrics_of(folder: Path) -> dict[str, Any]:
+    """What `fastgan evaluate` found of the weights in a folder; nothing where there is none, or it is of others."""
+    found = read_json(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else {}
+    return found if found.get("weights_sha256") and found["weights_sha256"] == weights_hash(folder) else {}
+
+
 def _measured(folder: Path, source: Mapping[str, Any] | None, best: bool) -> list[Measured]:
     """Figures about the weights at hand: what `fastgan evaluate` found of them, or else what the run did."""
     weights = folder / BEST if best else folder
-    found = read_json(weights / METRICS_FILE) if (weights / METRICS_FILE).is_file() else {}
-    if found.get("weights_sha256") and found["weights_sha256"] == weights_hash(weights):
+    if found := metrics_of(weights):
         return [measured for result in found["results"] for measured in _figures(result, found)]
     state = best_of_run(folder) if best else newest_state(folder)
     images = state.images if state else None
+    level = ModelConfig.from_dict(read_json(weights / CONFIG_FILE)).level
     lines = [line for line in watch.evaluations(watch.read_log(folder / LOG_FILE)) if line["images"] == images]
+    lines = [line for line in lines if line.get("level", level) == level]
     if not lines or not source:
         return []
     return _figures(lines[-1], {"seeds": f"0-{lines[-1]['fake_images'] - 1}", "psi": 1, "dataset": source})
@@ -304,11 +312,13 @@ def _figures(result: Mapping[str, Any], found: Mapping[str, Any]) -> list[Measur
     """An evaluation under one network, figure by figure."""
     cut = "" if found["psi"] == 1 else f", psi {found['psi']:g}"
     pictures = f"{result['fake_images']} drawn (seeds {found['seeds']}{cut}), {result['real_images']} real"
-    network, taught = f"{result['network']}, {result['resize']}", bool(result["network_taught_model"])
+    network, taught = f"{result['network']}, {result['resize']}", result["network_taught_model"]
+    if not found.get("training_pictures", True):
+        pictures += f" of `{_shown_name(found['dataset']['dataset'])}`, which it did not learn from"
     return [
         Measured(key, name, result[key], text.format(**result), pictures, network, taught, found["dataset"])
         for key, (name, text) in FIGURES.items()
-        if _is_number(result[key])
+        if _is_number(result[key]) and (key not in OF_COPIES or found.get("training_pictures", True))
     ]
 
 

@@ -209,12 +209,20 @@ def evaluate_command(options: argparse.Namespace) -> None:
         trained.teachers if trained else None,
         Path(cache) if cache else None,
         folder,
+        _trained_on(Path(options.model)) if local else None,
         progress=True,
     )
     print(evaluation.table(found, _name(options.model)))
     if folder is not None:
-        files = (METRICS_FILE, NEAREST_FILE, FEATURES_FILE)
+        files = (METRICS_FILE, NEAREST_FILE, FEATURES_FILE) if found.training else (METRICS_FILE,)
         print(f"Wrote {', '.join(files)} into {folder}")
+
+
+def _trained_on(folder: Path) -> str | None:
+    """The fingerprint of the pictures that the model of a run, or of its best/, learned from."""
+    from fastgan.cards import run_facts
+
+    return (run_facts(folder) or run_facts(folder.parent)).get("fingerprint")
 
 
 def interpolate_command(options: argparse.Namespace) -> None:

@@ -61,6 +61,7 @@ class Evaluation:
     results: list[Metrics]  # one per network
     alike: list[Alike]  # the drawn pictures that come nearest to training pictures, under the first network
     weights: str | None = None  # sha256 of model.safetensors, for a local model
+    training: bool = True  # whether these are the pictures that it learned from, as far as is known
     version: str = field(default=__version__)
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +75,7 @@ class Evaluation:
             "seeds": self.seeds,
             "psi": self.psi,
             "weights_sha256": self.weights,
+            "training_pictures": self.training,
             "results": [result.to_dict() for result in self.results],
             "most_alike": alike,
         }
@@ -88,6 +90,7 @@ def evaluate(
     teachers: Sequence[str] | None = None,
     cache_dir: Path | None = None,
     folder: Path | None = None,
+    trained_on: str | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Every figure of a generator against the pictures of a dataset.
@@ -100,14 +103,20 @@ def evaluate(
         psi: truncation.
         teachers: names of the feature networks that taught the model; None where nobody knows.
         cache_dir: where features of real pictures are kept; `fastgan` in the Hugging Face home when not given.
-        folder: where metrics.json, nearest.png and training/features.safetensors are written; nowhere when not given.
+        folder: where metrics.json is written, and nearest.png and training/features.safetensors if these are the
+            training pictures; nowhere when not given.
+        trained_on: fingerprint of the pictures that the model learned from; None where nobody knows.
         progress: show bars.
 
     Raises:
-        UserError: fewer than 6 pictures on a side, a network that is not available, a folder that can't be written.
+        UserError: fewer than 6 pictures on a side, a network that is not available, a folder that can't be written,
+            a broken model.
     """
     if not networks:
         raise UserError("evaluate: name at least one network")
+    check_whole(generator)
+    weights = None if folder is None else weights_hash(folder)  # now: a run that goes on will write others
+    training = trained_on in (None, pictures.fingerprint)
     seeds = seeds or f"0-{min(len(pictures.images), MOST_IMAGES) - 1}"
     numbers = sampling.parse_seeds(seeds)
     metrics.check_count(len(pictures.images), "real pictures")
@@ -139,15 +148,22 @@ def evaluate(
             continue
         nearest = metrics.nearest_training(fake, real, mirrored, min(SHEET_NEIGHBOURS, len(real)))
         alike = most_alike(nearest, numbers)
-        if folder is not None:
+        if folder is not None and training:
             save_features(folder, real, network, pictures.fingerprint)
-    weights = None if folder is None else weights_hash(folder)
     size = (generator.config.height, generator.config.width)
-    found = Evaluation(pictures.source, pictures.fingerprint, size, seeds, psi, results, alike, weights)
+    found = Evaluation(pictures.source, pictures.fingerprint, size, seeds, psi, results, alike, weights, training)
     if folder is not None:
         write_json(folder / METRICS_FILE, found.to_dict())
-        save_sheet(folder, generator, pictures.images, alike, psi)
+        if training:
+            save_sheet(folder, generator, pictures.images, alike, psi)
     return found
+
+
+def check_whole(generator: Generator) -> None:
+    """Raise a UserError if a weight is no number: what it draws would be black, and would be measured."""
+    for name, tensor in generator.state_dict().items():
+        if not tensor.isfinite().all():
+            raise UserError(f"the model is broken: {name} holds what is not a number")
 
 
 class Evaluator:
@@ -185,7 +201,11 @@ class Evaluator:
         """The figures of a generator in eval mode, and what it drew that comes nearest to training pictures.
 
         One that has yet to grow is compared with real pictures as small as its own.
+
+        Raises:
+            UserError: the generator is broken.
         """
+        check_whole(generator)
         if self.height != generator.config.height:
             self.real, self.mirrored = (self._look(generator.config.height, mirror) for mirror in (False, True))
             self.height = generator.config.height
@@ -337,6 +357,12 @@ ROWS = (  # label, how it is printed, how it is read
     ("copies", "near_share", "0.05 is usual; more hints at copies"),
     ("distance", "distance_ratio", "to training pictures; 1 is usual, 0 a copy"),
 )
+OF_COPIES = ("near_share", "distance_ratio")
+
+
+def rows_of(training: bool) -> tuple[tuple[str, str, str], ...]:
+    """The rows of a table; without those on copies where the pictures are not those of the training."""
+    return tuple(row for row in ROWS if training or row[1] not in OF_COPIES)
 
 
 def table(found: Evaluation, name: str) -> str:
@@ -358,7 +384,7 @@ def table(found: Evaluation, name: str) -> str:
     wide = [max(len(name), 14) for name in names]
     results = [result.to_dict() for result in found.results]
     lines.append(" " * 11 + "".join(f"{name:>{w + 2}}" for name, w in zip(names, wide, strict=True)))
-    for label, key, meaning in ROWS:
+    for label, key, meaning in rows_of(found.training):
         cells = "".join(f"{figure(result, key):>{w + 2}}" for result, w in zip(results, wide, strict=True))
         lines.append(f"{label:<11}{cells}   {meaning}")
     lines.append("")
@@ -369,9 +395,10 @@ def table(found: Evaluation, name: str) -> str:
             for distances in (result.nearest_generated, result.nearest_training)
         )
         lines.append(f"{result.network}: pictures resized {result.resize}")
-        lines.append(
-            f"  distance to the nearest training picture at {percents} %: drawn {nearest}; training pictures {usual}"
-        )
+        what = "training picture" if found.training else "real picture"
+        lines.append(f"  distance to the nearest {what} at {percents} %: drawn {nearest}; {what}s {usual}")
+    if not found.training:
+        lines.append("These are not the pictures that it learned from, so nothing is said of copies")
     if any(result.network_taught_model for result in found.results):
         lines.append("* taught this model, so its figures flatter it")
     if any(result.network_taught_model is None for result in found.results):

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 SMALLEST = 8  # pixels: on smaller maps, deriving the kernel costs more than the convolution saves
 ROW = 64  # channels: half-precision rows that are shorter, PyTorch takes number by number
 WIDE = 128  # numbers: rows that are shorter are added up several at a time
+PARTS = 64  # sums that are rounded to half precision before they are added up
 WORTH_IT = 1.2  # how many times faster bfloat16 has to be
 
 _enabled = True
@@ -254,11 +255,15 @@ def _norm_backward(gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, sc
 
 
 def _sum_of_rows(rows: Tensor) -> Tensor:
-    """Sums over [N, C] in single precision: [C]. As a product of matrices, several short rows at a time."""
+    """Sums over [N, C] in single precision: [C]. As a product of matrices, several short rows at a time.
+
+    In half precision a product's result is rounded to that, so it is of a part of the rows each.
+    """
     count, channels = rows.shape
     together = math.gcd(count, max(1, WIDE // channels))
-    wide = rows.view(-1, together * channels)
-    return (rows.new_ones(1, len(wide)) @ wide).float().view(together, channels).sum(dim=0)
+    parts = math.gcd(count // together, PARTS)
+    wide = rows.view(parts, -1, together * channels)
+    return (rows.new_ones(parts, 1, wide.shape[1]) @ wide).float().view(-1, channels).sum(dim=0)
 
 
 def prepare(device: torch.device) -> None:

@@ -192,8 +192,8 @@ def nearest_training(fake: Tensor, real: Tensor, mirrored: Tensor | None = None,
 def memorisation(fake: Tensor, real: Tensor, mirrored: Tensor | None = None) -> Memorisation:
     """Whether fakes are nearer to training pictures than these are to each other.
 
-    The yardstick is each real picture's distance to the nearest other one. Fresh pictures of the same kind would lie
-    as far off.
+    The yardstick is each real picture's distance to the nearest different one. Fresh pictures of the same kind would
+    lie as far off. What is there twice, or beside its mirror image, would make it nothing, and does not count.
 
     Args:
         fake, real: features, [N, F], at least 2 real rows.
@@ -204,20 +204,24 @@ def memorisation(fake: Tensor, real: Tensor, mirrored: Tensor | None = None) -> 
         near_share: share of fakes no farther from a training picture than the nearest 5 % of training pictures are
             from another: 0.05 for fresh pictures, 1 for copies.
         distance_ratio: median distance of fakes to the nearest training picture over the median distance of these
-            to another: 1 for fresh pictures, 0 for copies. Infinite if most training pictures are there twice.
+            to another: 1 for fresh pictures, 0 for copies. 0 or 1 where all training pictures are one and the same.
         generated, training: both kinds of distances at the `QUANTILES`.
     """
     real, fake = _pair(real, fake, 1)
     mirrored = _like(mirrored, real)
-    yardstick = _radii(real, 1)
-    if mirrored is not None:
-        for rows, distances in _distances(real, mirrored):
+    yardstick = torch.full((len(real),), torch.inf, dtype=real.dtype)
+    for others in (real,) if mirrored is None else (real, mirrored):
+        for rows, distances in _distances(real, others):
             own = torch.arange(len(real))[rows]
-            distances[torch.arange(len(own)), own] = torch.inf  # its own mirror image is no neighbour
+            distances[torch.arange(len(own)), own] = torch.inf  # neither itself nor its mirror image
+            distances[distances == 0] = torch.inf
             yardstick[rows] = torch.minimum(yardstick[rows], distances.min(1).values)
+    different = yardstick.isfinite()
+    yardstick = yardstick[different] if different.any() else torch.zeros_like(yardstick)
     distances = _nearest(fake, real, mirrored).distances[:, 0]
     near = (distances <= yardstick.quantile(0.05)).double().mean()
-    ratio = (distances.quantile(0.5) / yardstick.quantile(0.5)).item()
+    median, usual = distances.quantile(0.5).item(), yardstick.quantile(0.5).item()
+    ratio = median / usual if usual else float(median > 0)
     at = torch.tensor(QUANTILES, dtype=torch.float64)
     return Memorisation(near.item(), ratio, *(tuple(x.quantile(at).tolist()) for x in (distances, yardstick)))
 

@@ -37,6 +37,7 @@ from fastgan.cards import (
     CARD_FILE,
     SECTION,
     draw_card_pictures,
+    metrics_of,
     public_log,
     public_metrics,
     public_settings,
@@ -297,7 +298,7 @@ def repository_files(folder: Path, best: bool = False, nearest: bool = False) ->
         files[f"{TRAINING}/{LOG_FILE}"] = log.encode()
     if (folder / IMPORT_FILE).is_file():
         files[IMPORT_FILE] = folder / IMPORT_FILE
-    if (weights / METRICS_FILE).is_file():
+    if metrics_of(weights):
         files[METRICS_FILE] = public_metrics(weights / METRICS_FILE).encode()
     if (folder / FEATURES_FILE).is_file():  # of the training pictures, so the same for all weights of a run
         files[FEATURES_FILE] = folder / FEATURES_FILE

@@ -54,7 +54,7 @@ class Line(NamedTuple):
 
     name: str
     points: list[tuple[float, float]]
-    errors: list[float] = []  # of each y; drawn as a band
+    band: list[tuple[float, float]] = []  # the lowest and the highest that each y may be; drawn
     marks: bool = False  # a dot on every point, with its values as a tooltip
 
 
@@ -112,7 +112,7 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
         "nearest": _embed(folder / NEAREST_FILE, 2 * GRID_SIDE),
         "reconstruction": _embed(folder / "reconstruction.png", 2 * GRID_SIDE) if measured or log else None,
         "groups": _settings_groups(settings),
-        "best": best,
+        "best": best if has_best else None,
         "commands": _commands(where, settings, best, last, has_best),
     }
 
@@ -168,12 +168,16 @@ def _evaluation_charts(measured: Sequence[Mapping], best: Mapping | None) -> lis
         f"{last.get('network', '')}, {last.get('fake_images', '?')} drawn against {last.get('real_images', '?')} real "
         f"pictures, resized {last.get('resize', '')}"
     )
-    kid = Line(
-        "KID × 1000",
-        [(line["images"] / 1000, 1000 * line["kid"]) for line in measured],
-        [1000 * line.get("kid_std", 0) for line in measured],
-        marks=True,
-    )
+    levels = list(dict.fromkeys(line.get("level") for line in measured))
+    kids = [
+        Line(
+            "KID × 1000" + (f" at {level} pixels" if len(levels) > 1 else ""),
+            [(x["images"] / 1000, 1000 * x["kid"]) for x in measured if x.get("level") == level],
+            [_about(1000 * x["kid"], 1000 * x.get("kid_std", 0)) for x in measured if x.get("level") == level],
+            marks=True,
+        )
+        for level in levels
+    ]
     shares = [
         Line(name, [(line["images"] / 1000, line[name]) for line in measured if name in line], marks=True)
         for name in ("precision", "recall", "coverage", "diversity")
@@ -181,7 +185,7 @@ def _evaluation_charts(measured: Sequence[Mapping], best: Mapping | None) -> lis
     shares = [line for line in shares if line.points]
     circle = (best["images"] / 1000, 1000 * best["kid"])
     charts = [
-        _panel("KID × 1000", f"Lower is better. {with_what}.", [kid], chart([kid], logarithmic=True, circle=circle)),
+        _panel("KID × 1000", f"Lower is better. {with_what}.", kids, chart(kids, logarithmic=True, circle=circle)),
     ]
     if shares:
         says = "Precision: drawn pictures that look real. Recall and coverage: real ones that are drawn, or nearly."
@@ -236,7 +240,7 @@ def chart(
         circle: a point to mark as the best.
     """
     lines = [_thinned(line) for line in lines]
-    values = [y + side * error for line in lines for (_, y), error in _with_errors(line) for side in (-1, 1)]
+    values = [y for line in lines for y in (*(y for _, y in line.points), *(y for ends in line.band for y in ends))]
     values += [value for value in (low, high) if value is not None]
     middle = [y for line in lines for _, y in line.points]
     logarithmic = logarithmic and min(middle) > 0 and max(middle) > 8 * min(middle)
@@ -267,10 +271,12 @@ def chart(
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{_short(tick)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">kimg</text>')
     for number, line in enumerate(lines):
-        pairs = _with_errors(line)
-        if any(error for _, error in pairs):
-            upper = [f"{at_x(x):.1f},{at_y(y + error):.1f}" for (x, y), error in pairs]
-            lower = [f"{at_x(x):.1f},{at_y(y - error):.1f}" for (x, y), error in reversed(pairs)]
+        if any(low < high for low, high in line.band):
+            ends = [
+                (at_x(x), at_y(low), at_y(high)) for (x, _), (low, high) in zip(line.points, line.band, strict=True)
+            ]
+            upper = [f"{x:.1f},{high:.1f}" for x, _, high in ends]
+            lower = [f"{x:.1f},{low:.1f}" for x, low, _ in reversed(ends)]
             parts.append(f'<polygon class="band c{number % 5}" points="{" ".join(upper + lower)}"/>')
         path = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in line.points)
         parts.append(f'<polyline class="line c{number % 5}" points="{path}"/>')
@@ -293,22 +299,25 @@ def chart(
     return "".join([*parts, "</svg>"])
 
 
-def _with_errors(line: Line) -> list[tuple[tuple[float, float], float]]:
-    return list(zip(line.points, line.errors or [0.0] * len(line.points), strict=True))
+def _about(value: float, error: float) -> tuple[float, float]:
+    return value - error, value + error
 
 
 def _thinned(line: Line) -> Line:
-    """A curve of at most `POINTS` points: means of neighbours, half their range as error."""
+    """A curve of at most `POINTS` points, means of neighbours between the lowest and the highest of them.
+
+    One that has a band or marks of its own stays as it is.
+    """
     size = -(-len(line.points) // POINTS)
-    if size <= 1:
+    if size <= 1 or line.band or line.marks:
         return line
-    points, errors = [], []
+    points, band = [], []
     for start in range(0, len(line.points), size):
         part = line.points[start : start + size]
         ys = [y for _, y in part]
         points.append((sum(x for x, _ in part) / len(part), sum(ys) / len(ys)))
-        errors.append((max(ys) - min(ys)) / 2)
-    return line._replace(points=points, errors=errors)
+        band.append((min(ys), max(ys)))
+    return line._replace(points=points, band=band)
 
 
 def _ticks(low: float, high: float, about: int) -> list[float]:
@@ -371,12 +380,12 @@ def _tile(label: str, value: str, note: str) -> dict[str, str]:
 
 def _figures(folder: Path) -> dict[str, Any] | None:
     """metrics.json as a table, and whether the model has changed since; None where `fastgan evaluate` never ran."""
-    from fastgan.evaluation import METRICS_FILE, ROWS, figure
+    from fastgan.evaluation import METRICS_FILE, figure, rows_of
 
     try:
         found = read_json(folder / METRICS_FILE)
-        results = found["results"]
-        rows = [(label, [figure(result, key) for result in results], meaning) for label, key, meaning in ROWS]
+        results, shown = found["results"], rows_of(found.get("training_pictures", True))
+        rows = [(label, [figure(result, key) for result in results], meaning) for label, key, meaning in shown]
         return {
             "networks": [(r["network"], r["network_taught_model"], r["resize"]) for r in results],
             "rows": rows,

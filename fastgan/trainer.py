@@ -485,7 +485,7 @@ class Trainer:
         """Go on at a larger size: layers that fit go on, new ones enlarge, optimizers and memory begin anew."""
         before, _ = self._parts()
         self.accelerator.free_memory()
-        self.state.level, self.trained = level, True
+        self.state.level, self.trained, self.evaluated = level, True, -1
         self._build_networks()
         now, _ = self._parts()
         fill_from(now["discriminator"], before["discriminator"])
@@ -639,6 +639,7 @@ class Trainer:
             self.best = Best(kid, self.state.images, copies)
             keep_best(self.folder, generator, self.best)
             if not checkpoint_of(self.folder / CHECKPOINTS, self.state.images).exists():
+                save_model(generator, self.folder)
                 self._save_checkpoint()  # so that a run can go on from its best, and others learn on from it
         measured, pictures = self.evaluator, self.pictures
         with self._not_worth_a_run():

@@ -143,6 +143,12 @@ def test_memorisation_measures_against_distances_between_training_pictures():
     assert memorisation(real, real)[:2] == (1, 0)
     assert max(memorisation(real, real).generated) == 0
     assert memorisation(torch.cat([fresh[:300], real[:100]]), real).near_share == pytest.approx(0.29, abs=0.03)
+    twice = torch.cat([real, real[:50]])  # pictures that are there twice are no measure of what is near
+    assert memorisation(near, twice).near_share == 1
+    assert memorisation(near, twice).distance_ratio == pytest.approx(memorisation(near, real).distance_ratio, rel=0.1)
+    assert memorisation(fresh, torch.cat([real, real])).near_share == pytest.approx(0.05, abs=0.03)
+    assert memorisation(fresh, real[:1].repeat(8, 1))[:2] == (0, 1)
+    assert memorisation(real[:1], real[:1].repeat(8, 1))[:2] == (1, 0)
 
 
 def test_mirrored_copies_show_and_a_picture_is_no_neighbour_of_its_own_mirror_image():
