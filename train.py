@@ -12,6 +12,7 @@
 #     "numpy>=2",
 #     "pillow>=11",
 #     "psutil>=5.9",
+#     "pyyaml>=6",
 #     "safetensors>=0.5",
 #     "torch>=2.9,<3",
 #     "torchvision>=0.24,<1",

@@ -139,6 +139,7 @@ class Best(NamedTuple):
     kid: float
     images: int  # real pictures shown to D by then
     copies: bool = False  # of training pictures; anything that does not copy is better
+    pictures: str = ""  # fingerprint of those it was compared with, where that is known
 
 
 def keep_best(run: Path, generator: Generator, best: Best) -> None:

@@ -16,6 +16,7 @@ from fastgan.hub import MAX_CONFIG, fetch
 from fastgan.publish import commit_files, prepare_repo
 
 FILES = ("README.md", "app.py", "requirements.txt")
+SHIPPED = (".py", ".md", ".html", ".txt")  # of the package's files, beside its licence
 PYTHON = "3.12"  # the only one of ours that ZeroGPU has
 LONGEST_DESCRIPTION = 60  # characters; the Hub refuses longer ones
 
@@ -63,7 +64,7 @@ def render_space(model: str, title: str | None = None) -> dict[str, bytes]:
     files = {file: _templates.get_template(file).render(facts).encode() for file in FILES}
     package = Path(fastgan.__file__).parent
     for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.suffix in SHIPPED or path.name == "LICENSE":
             files[f"fastgan/{path.relative_to(package).as_posix()}"] = path.read_bytes()
     return files
 

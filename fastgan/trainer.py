@@ -635,8 +635,10 @@ class Trainer:
             return
         seconds = round(time.monotonic() - started, 2)
         copies, kid = watch.rank(figures.to_dict())
-        if self.grown and (self.best is None or (copies, kid) < (self.best.copies, self.best.kid)):
-            self.best = Best(kid, self.state.images, copies)
+        compared_with = self.pictures.fingerprint
+        old = self.best if self.best and self.best.pictures in ("", compared_with) else None
+        if self.grown and (old is None or (copies, kid) < (old.copies, old.kid)):
+            self.best = Best(kid, self.state.images, copies, compared_with)
             keep_best(self.folder, generator, self.best)
             if not checkpoint_of(self.folder / CHECKPOINTS, self.state.images).exists():
                 save_model(generator, self.folder)
@@ -646,7 +648,8 @@ class Trainer:
             save_sheet(self.folder, generator, pictures.images, alike)
             real, rows, count = measured.real, measured.rows, len(pictures.images)
             save_features(self.folder, real, measured.network, pictures.fingerprint, rows, count)
-        self._record({**figures.to_dict(), "level": self.state.level, "evaluation_seconds": seconds})
+        where = {"level": self.state.level, "pictures": compared_with}
+        self._record({**figures.to_dict(), **where, "evaluation_seconds": seconds})
         self._remark()
 
     def _remark(self) -> None:

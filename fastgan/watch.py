@@ -57,8 +57,8 @@ def best_of(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def _of_last_size(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The evaluations since the pictures last grew."""
-    return [line for line in measured if line.get("level") == measured[-1].get("level")]
+    """The evaluations at the last size, against the last pictures: what compares."""
+    return [line for line in measured if all(line.get(key) == measured[-1].get(key) for key in ("level", "pictures"))]
 
 
 def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, str]:

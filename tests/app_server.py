@@ -31,7 +31,7 @@ from tests.commands import ROOT, TOGETHER, end
 from tests.hub_server.server import HubServer
 
 STARTS_WITHIN = 300  # seconds, on a machine that does other things too
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -106,6 +106,9 @@ def app_running(*arguments: str, env: dict[str, str], log: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    temporary = log.parent / "temporary"
+    temporary.mkdir(exist_ok=True)
+    env = {**os.environ, **env, "PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(temporary), "TMPDIR": str(temporary)}
     command = [sys.executable, "-c", TOGETHER, "app.py", *arguments, "--port", str(port)]
     with open(log, "w") as output:
         process = subprocess.Popen(
@@ -113,7 +116,7 @@ def app_running(*arguments: str, env: dict[str, str], log: Path):
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | env | {"PYTHONPATH": str(ROOT)},
+            env=env,
             cwd=ROOT,
         )
     address = f"http://127.0.0.1:{port}"

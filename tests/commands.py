@@ -58,10 +58,10 @@ def end(process: subprocess.Popen, patience: float = 30) -> None:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """End a process, the head of its group, and the group with it at once, if it runs still."""
-    if process.poll() is None:
+    """End a process, the head of its group, and whatever is left of the group, at once."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:

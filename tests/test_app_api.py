@@ -5,6 +5,7 @@ import base64
 import gzip
 import json
 import re
+import secrets
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,8 +19,8 @@ from tests.app_server import ROOT, pixels
 
 
 @pytest.fixture(scope="module")
-def client(app):
-    return Client(app, verbose=False)
+def client(app, tmp_path_factory):
+    return Client(app, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
 
 
 def fetch(address: str, **headers: str):
@@ -125,16 +126,25 @@ def call(app: str, endpoint: str, *data) -> str:
     return urllib.request.urlopen(f"{app}/gradio_api/call/{endpoint}/{event}", timeout=60).read().decode()
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "config.json", "http://127.0.0.1:1/a.png", "file:///etc/hostname"])
-def test_no_path_or_address_from_a_visitor_is_opened(app, app_repo, path):
+@pytest.fixture
+def secret(tmp_path):
+    """A file of the server's that is nobody else's business."""
+    (tmp_path / "secret.txt").write_text(token := secrets.token_hex())
+    return tmp_path / "secret.txt", token
+
+
+@pytest.mark.parametrize("path", ["{file}", "config.json", "http://127.0.0.1:1/a.png", "file://{file}"])
+def test_no_path_or_address_from_a_visitor_is_opened(app, app_repo, secret, path):
+    file, token = secret
+    path = path.format(file=file)
     answer = call(app, "project", app_repo, {"path": path, "meta": {"_type": "gradio.FileData"}}, 20)
     assert answer.startswith("event: error")
     assert ("fetches nothing" in answer) == path.startswith("http")
-    assert Path("/etc/hostname").read_text().strip() not in answer
+    assert token not in answer
 
 
-def test_files_of_the_server_are_not_served(app):
-    for path in ("/etc/hostname", str(Path(__file__)), "pyproject.toml"):
+def test_files_of_the_server_are_not_served(app, secret):
+    for path in (secret[0], str(Path(__file__)), "pyproject.toml"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{app}/gradio_api/file={path}")
         assert refused.value.code in (403, 404)
@@ -145,7 +155,7 @@ def test_files_of_the_server_are_not_served(app):
     [
         ("sample", (1, -1, 1), "less than minimum"),
         ("sample", (9, 0, 1), "greater than maximum"),
-        ("sample", (1, 0, 10**6), "64"),
+        ("sample", (1, 0, 10**6), "greater than maximum value 64"),
         ("interpolate", (1, "0", 12, "spherical", "even", True, 12, [], "", "nothing"), "at least 2 keys"),
         ("interpolate", (1, "0-15", 120, "spherical", "even", True, 12, [], "", "nothing"), "at most 600"),
         ("mix", (1, "0-99", "1", ["64"], 1), "at most 8"),

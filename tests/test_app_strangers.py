@@ -37,7 +37,8 @@ def test_metadata_that_is_nested_deeply_is_left_aside():
     assert time.process_time() - started < 2 and "<h1>Text</h1>" in card.html
 
 
-def test_the_clean_up_goes_on_while_files_are_added(tmp_path):
+def test_the_clean_up_goes_on_while_files_are_added(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
     demo = build_demo()
     files = next(files for files in demo.temp_file_sets if files is not SERVED and files is not demo.upload_file_set)
     for number in range(3000):

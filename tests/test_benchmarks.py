@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -38,8 +37,6 @@ def test_sampling_without_speed_ups_does_more_arithmetic():
 
 
 def test_sampling_with_onnxruntime_is_timed_beside_pytorch():
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     found = report("sampling.py", "--size", "32", "--ngf", "4", "--batch-size", "2", "--compare", "", " --onnx")
     ours, theirs = found["reports"]
     assert theirs["what"] == f"{ours['what']}, onnxruntime"

@@ -1,6 +1,7 @@
 import socket
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -59,7 +60,6 @@ def test_a_loop_of_any_format_is_written(model, tmp_path):
         assert main(["interpolate", model, *flags, "--hold-style", "9", "--out", str(tmp_path / name)]) == 0
     with Image.open(tmp_path / "walk.gif") as film:
         assert film.n_frames == 6
-    av = pytest.importorskip("av")
     with av.open(str(tmp_path / "walk.mp4")) as film:
         assert len(list(film.decode(video=0))) == 6
 

@@ -1,9 +1,8 @@
 import errno
 import itertools
 import json
-import multiprocessing
 import os
-import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from PIL import Image
 from fastgan.data import batches, load_pictures
 from fastgan.errors import UserError
 from fastgan.pixels import to_float
+from tests.commands import run_python, without_hub
 from tests.pictures import RED
 
 # ----------------------------------------------------------------------------------------------------------- the cache
@@ -67,15 +67,20 @@ def test_large_sets_are_mapped_and_stay_as_they_are_on_disk(folder, load, monkey
 
 
 def test_processes_that_start_together_agree(folder, tmp_path):
-    settings = {"size": (32, 32), "cache_dir": tmp_path / "cache", "progress": False}
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        jobs = [pool.apply_async(load_pictures, (str(folder),), settings) for _ in range(6)]
-        prints = {job.get(60).fingerprint for job in jobs}
-    assert prints == {load_pictures(str(folder), **settings).fingerprint}
+    code = "import sys, fastgan.data as data\nfrom pathlib import Path\n"
+    code += "prepared = data.load_pictures(sys.argv[1], size=(32, 32), cache_dir=Path(sys.argv[2]), progress=False)\n"
+    code += "print(prepared.fingerprint)"
+    with ThreadPoolExecutor(3) as pool:
+        arguments = code, without_hub(), tmp_path, str(folder), str(tmp_path / "cache")
+        jobs = [pool.submit(run_python, *arguments) for _ in range(3)]
+        prints = {job.result().strip() for job in jobs}
+    again = load_pictures(str(folder), size=(32, 32), cache_dir=tmp_path / "cache", progress=False)
+    assert prints == {again.fingerprint}
     assert len(list((tmp_path / "cache").glob("*-*"))) == 1
 
 
 def test_too_little_room_is_said_before_any_work_and_leaves_nothing(folder, load, tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of this kind are Unix's")
     with pytest.raises(UserError, match="need .* GB"):
         load(folder, size=(2**22, 2**22))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

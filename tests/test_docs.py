@@ -28,8 +28,10 @@ def test_the_training_page_has_every_flag_and_no_other():
     flags = {flag for action in train_parser()._actions for flag in action.option_strings if flag.startswith("--")}
     code = " ".join(re.findall(r"`[^`\n]*`|```.*?```", TRAINING, re.DOTALL))
     told = set(re.findall(r"--[a-z][a-z0-9-]+", code))
-    opposites = {"--flip", "--streaming", "--fast", "--no-streaming", "--no-hub-public", "--help"}
-    assert flags - told <= opposites
+    opposites = {flag.replace("--no-", "--") for flag in flags if flag.startswith("--no-")}
+    pairs = [{flag, flag.replace("--", "--no-")} for flag in opposites]
+    assert len(pairs) > 3 and all(pair & told for pair in pairs)
+    assert flags <= told.union(*pairs)
     elsewhere = {"--nproc-per-node", "--reestimate-batch-norm", "--multi", "--num", "--machine", "--main", "--cpu"}
     assert told - flags <= elsewhere
 

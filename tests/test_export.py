@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -8,9 +9,6 @@ from fastgan import Generator, ModelConfig, UserError, export
 from fastgan.cli import main
 from fastgan.hub import save_model
 from fastgan.sampling import seeded_inputs
-
-ort = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
 
 
 def lively(**config) -> Generator:

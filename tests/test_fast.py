@@ -159,6 +159,13 @@ def test_the_switch_is_put_back():
         assert fast.channels_last(x) is x
 
 
+@pytest.mark.parametrize(("gain", "chosen"), [(0.9, "no"), (1.1, "no"), (1.3, "bf16")])
+def test_half_precision_is_chosen_where_it_is_well_worth_it(monkeypatch, gain, chosen):
+    seconds = {torch.float32: 1.0, torch.bfloat16: 1 / gain}
+    monkeypatch.setattr(fast, "_seconds", lambda function, x, weight: seconds[x.dtype])
+    assert fast.best_precision(torch.device("cpu")) == chosen
+
+
 def test_the_precision_chosen_is_one_that_the_device_has():
     assert fast.best_precision(torch.device("cpu")) in ("no", "bf16")
     assert fast.best_precision(torch.device("meta")) == "no"

@@ -48,8 +48,8 @@ def test_a_generator_of_twice_the_size_begins_with_the_same_pictures(size, chann
     fill_from(larger, smaller)
     enlarge(larger, smaller)
 
-    z = torch.randn(64, 8)
-    noise = [torch.randn(64, 1, *maps) for maps in larger.noise_sizes()]
+    z = torch.randn(16, 8)
+    noise = [torch.randn(16, 1, *maps) for maps in larger.noise_sizes()]
     with torch.no_grad():
         before = smaller(z, noise=noise[: len(smaller.noise_sizes())]).full
         after = larger(z, noise=noise).full

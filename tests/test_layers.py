@@ -25,6 +25,7 @@ def test_spectral_norm_is_pytorchs_own(layer):
 
 
 def test_training_finds_the_largest_singular_value():
+    torch.manual_seed(0)
     layer = spectral_norm(nn.Conv2d(3, 16, 3)).train()
     with torch.no_grad():
         layer.parametrizations.weight.original.normal_()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch_fidelity import feature_extractor_inceptionv3, metric_fid, metric_kid, metric_prc
 
 from fastgan.errors import UserError
 from fastgan.metrics import (
@@ -192,7 +193,7 @@ def feature_pairs() -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("pair", feature_pairs(), ids=["few", "many"])
 def test_fid_agrees_with_torch_fidelity(pair):
-    reference = pytest.importorskip("torch_fidelity.metric_fid")
+    reference = metric_fid
     statistics = [reference.fid_features_to_statistics(features) for features in pair]
     theirs = reference.fid_statistics_to_metric(*statistics, verbose=False)[reference.KEY_METRIC_FID]
     assert fid(*pair) == pytest.approx(theirs, rel=1e-6)
@@ -200,7 +201,7 @@ def test_fid_agrees_with_torch_fidelity(pair):
 
 @pytest.mark.parametrize("pair", feature_pairs(), ids=["few", "many"])
 def test_kid_agrees_with_torch_fidelity(pair):
-    reference = pytest.importorskip("torch_fidelity.metric_kid")
+    reference = metric_kid
     size = min(len(features) for features in pair)
     pair = [features[:size] for features in pair]  # one subset that holds everything leaves nothing to chance
     theirs = reference.kid_features_to_metric(*pair, kid_subsets=1, kid_subset_size=size, verbose=False)
@@ -210,7 +211,7 @@ def test_kid_agrees_with_torch_fidelity(pair):
 
 @pytest.mark.parametrize("pair", feature_pairs(), ids=["few", "many"])
 def test_precision_and_recall_agree_with_torch_fidelity(pair):
-    reference = pytest.importorskip("torch_fidelity.metric_prc")
+    reference = metric_prc
     real, fake = pair
     theirs = reference.prc_features_to_metric(fake, real, prc_neighborhood=3, verbose=False)
     expected = theirs[reference.KEY_METRIC_PRECISION], theirs[reference.KEY_METRIC_RECALL]
@@ -304,7 +305,7 @@ def test_a_cache_that_can_not_be_written_is_said(network, faces, tmp_path):
 
 
 def test_the_inception_network_is_that_of_torch_fidelity(monkeypatch, tmp_path, faces):
-    reference = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    reference = feature_extractor_inceptionv3
 
     class RandomWeights(reference.FeatureExtractorInceptionV3):
         def load_state_dict(self, state):
@@ -322,7 +323,7 @@ def test_the_inception_network_is_that_of_torch_fidelity(monkeypatch, tmp_path, 
 
 
 def test_inception_that_can_not_be_fetched_says_so(monkeypatch, tmp_path):
-    reference = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    reference = feature_extractor_inceptionv3
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(reference, "URL_INCEPTION_V3", "http://127.0.0.1:9/weights-00000000.pth")
     with pytest.raises(UserError, match="inception: can't fetch its weights"):

@@ -355,7 +355,7 @@ def test_a_token_that_will_not_do_is_said_before_any_picture_is_read(hub, person
 
 
 def test_an_interrupted_run_says_that_it_is_not_on_the_hub(hub, api, train_call, repo, tmp_path, start):
-    process = start(*map(str, train_call()[1:]), **hub.env(tmp_path / "home"))
+    process = start(*map(str, train_call()[1:]), "--max-minutes", "5", **hub.env(tmp_path / "home"))
     wait_for((tmp_path / "new" / "log.jsonl").exists, process)
     os.killpg(process.pid, signal.SIGINT)
     output = process.communicate(timeout=PATIENCE)[0]

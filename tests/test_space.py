@@ -4,18 +4,20 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
+from pathlib import PurePath
 
 import pytest
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.cli._uv_script_header import parse_uv_script_header
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from fastgan.config import ModelConfig
 from fastgan.hub import save_model
 from fastgan.models import Generator
 from fastgan.space import render_space
-from tests.commands import ROOT, only_line
+from tests.commands import ROOT, only_line, run_python, without_hub
 
 HARDWARES = {"torch", "torchvision"}  # in the version that the hardware of a Space has
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,22 +34,57 @@ def test_a_space_asks_for_what_the_page_needs_in_the_versions_that_are_tested():
     needed = requirements((ROOT / "requirements.txt").read_text())
     assert pinned.keys() == needed.keys()
     for name, requirement in pinned.items():
-        exact = f"=={version(name).partition('+')[0]}"
-        assert str(requirement.specifier) == (exact if name not in HARDWARES else str(needed[name].specifier))
         assert needed[name].specifier.contains(version(name))
         assert needed[name].extras <= requirement.extras
+        if name in HARDWARES:
+            assert requirement.specifier == needed[name].specifier
+            continue
+        [pin] = requirement.specifier
+        assert pin.operator == "==" and needed[name].specifier.contains(pin.version)
+        # Whoever installs today may get a newer one than whoever pinned it.
+        assert Version(pin.version) <= Version(version(name))
 
 
 def test_a_space_holds_the_package_and_no_more():
     files = render_space("user/fastgan-anime@v1", None)
     names = {name for name in files if not name.startswith("fastgan/")}
     assert names == {"README.md", "app.py", "requirements.txt"}
+    assert files["fastgan/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert {PurePath(name).suffix for name in files} == {".py", ".md", ".html", ".txt", ""}
     assert files["fastgan/models.py"] == (ROOT / "fastgan" / "models.py").read_bytes()
     assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc")]
     ast.parse(files["app.py"])
     assert b'"user/fastgan-anime@v1"' in files["app.py"]
-    readme = files["README.md"].decode()
-    assert "title: Fastgan anime\n" in readme and f"sdk_version: {version('gradio')}\n" in readme
+    readme, pinned = files["README.md"].decode(), requirements(files["requirements.txt"].decode())
+    assert "title: Fastgan anime\n" in readme and f"sdk_version: {str(pinned['gradio'].specifier)[2:]}\n" in readme
+
+
+PAGE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in %r:
+            raise ModuleNotFoundError(f"a Space has no {name}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+from fastgan.app import build_demo
+build_demo()
+print("built")
+"""
+
+
+def test_the_page_needs_nothing_that_only_training_needs():
+    extras = PROJECT["optional-dependencies"]
+    only_training = {name for extra in ("train", "export", "metrics", "lpips") for name in named(extras[extra])}
+    only_training -= named(extras["app"])
+    assert {"accelerate", "datasets", "onnxruntime"} <= only_training
+    modules = {name.replace("-", "_") for name in only_training - {"tqdm", "psutil"}}  # which others bring along
+    assert run_python(PAGE % modules, without_hub(), ROOT) == "built\n"
+
+
+def named(texts: list[str]) -> set[str]:
+    return {Requirement(text).name for text in texts}
 
 
 def test_a_space_is_pushed_in_one_commit_and_again(shared_hub, person, tmp_path):

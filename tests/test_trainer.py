@@ -29,8 +29,8 @@ from fastgan.evaluation import evaluate
 from fastgan.models import downscale
 from fastgan.objectives import frozen
 from fastgan.run_folder import folder_of
-from fastgan.schedule import Every
 from fastgan.trainer import Stop, Trainer, train
+from fastgan.watch import best_of, evaluations, read_log
 from tests.commands import PATIENCE, ROOT, wait_for
 
 TINY = "--recipe paper --batch-size 8 --size 32 --ngf 4 --ndf 4 --z-dim 16 --eval-images 0".split()
@@ -336,11 +336,13 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, cache,
     assert not list(checkpoints.glob(".*"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, cache, pictures, start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_polite_kill_saves_and_says_how_to_go_on(tmp_path, cache, pictures, start, number):
     run = tmp_path / "run"
-    process = start("--dataset", pictures, "--cache-dir", cache, *TINY, "--output-dir", str(run))
+    limit = ("--max-minutes", "5")
+    process = start("--dataset", pictures, "--cache-dir", cache, *TINY, *limit, "--output-dir", str(run))
     wait_for(lambda: (run / "log.jsonl").exists(), process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 130
     assert f"--resume {run}" in output and "Traceback" not in output
@@ -424,6 +426,9 @@ def test_a_run_that_goes_on_from_before_its_best_keeps_it(tiny):
     train(tiny(**measured), resume=True)
     assert (best / "model.safetensors").read_bytes() == weights
     assert best_of_run(folder) == Best(-1.0, 24)
+    (best / "kid.json").write_text('{"kid": -1.0, "images": 24, "copies": true}')
+    train(tiny(**measured, max_steps=5), resume=True)
+    assert best_of_run(folder).kid > -1.0 and not best_of_run(folder).copies
 
 
 def test_a_run_says_when_its_pictures_have_changed(tiny, pictures, tmp_path, capsys):
@@ -432,6 +437,29 @@ def test_a_run_says_when_its_pictures_have_changed(tiny, pictures, tmp_path, cap
     next(mine.glob("*.webp")).unlink()
     train(tiny(dataset=str(mine), max_steps=2), resume=True)
     assert "not the pictures that this run began with (26 then, 25 now); it goes on" in capsys.readouterr().err
+
+
+def test_the_best_model_of_other_pictures_is_replaced(tiny, pictures, tmp_path):
+    mine = shutil.copytree(pictures, tmp_path / "faces")
+    measured = {"dataset": str(mine), "eval_images": 8, "eval_every": "0.008kimg"}
+    folder = train(tiny(**measured, max_steps=1))
+    best = json.loads((folder / "best" / "kid.json").read_text())
+    (folder / "best" / "kid.json").write_text(json.dumps(best | {"kid": -1.0}))
+    next(mine.glob("*.webp")).unlink()
+    train(tiny(**measured, max_steps=2), resume=True)
+    assert best_of_run(folder).images == 16 and best_of_run(folder).kid > -1.0
+    first, second = evaluations(read_log(folder / "log.jsonl"))
+    assert best_of([first, second]) is second and first["pictures"] == best["pictures"] != second["pictures"]
+
+
+def test_broken_pictures_are_told_once_and_listed(tiny, pictures, tmp_path, capsys):
+    mine = Path(shutil.copytree(pictures, tmp_path / "faces"))
+    (mine / "broken.png").write_bytes(b"no picture")
+    folder = train(tiny(dataset=str(mine), max_steps=1))
+    assert f"1 picture was left out; {folder / 'skipped.tsv'} says why" in capsys.readouterr().err
+    assert (folder / "skipped.tsv").read_text().startswith("broken.png\t")
+    train(tiny(dataset=str(mine), max_steps=2), resume=True)
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_pauses_are_no_part_of_the_training_rate(tiny):
@@ -613,14 +641,6 @@ def test_a_time_budget_ends_the_run_with_everything_saved(tiny):
     folder = train(tiny(max_steps=None, max_minutes=0.02))
     assert len(checkpoints_in(folder / "checkpoints")) == 1
     assert (folder / "model.safetensors").exists()
-
-
-def test_intervals_in_kimg_are_due_when_they_are_crossed():
-    every = Every("0.02kimg", 8)
-    assert [images for images in range(16, 72, 8) if every.due(images)] == [24, 40, 64]
-    assert not every.due(64) and every.due(80)
-    never = Every("never", 0)
-    assert not never.due(10**9)
 
 
 def refusal(capsys, *arguments: str) -> str:

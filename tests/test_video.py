@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 import torch
@@ -5,8 +6,6 @@ from PIL import Image
 
 from fastgan import UserError
 from fastgan.video import write_gif, write_mp4, write_video, write_webp
-
-av = pytest.importorskip("av")
 
 
 def moving(frames: int = 12, side: int = 64, channels: int = 3) -> torch.Tensor:

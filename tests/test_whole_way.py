@@ -75,6 +75,7 @@ def test_from_a_folder_of_pictures_to_a_page_that_draws(hub, somebody, tmp_path)
     environment = hub.env(tmp_path / "visitor", "") | {
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(tmp_path / "served"),
     }
     # From its own folder, as a Space runs it: the package is the one beside app.py.
     command, address = [sys.executable, "-c", TOGETHER, "app.py"], f"http://127.0.0.1:{port}"
@@ -84,7 +85,7 @@ def test_from_a_folder_of_pictures_to_a_page_that_draws(hub, somebody, tmp_path)
         while not answers(address):
             assert page.poll() is None and time.monotonic() < deadline
             time.sleep(0.3)
-        client = Client(address, verbose=False)
+        client = Client(address, verbose=False, download_files=tmp_path / "downloads")
         pictures = client.predict(model="tester/tuned", psi=1, seed=7, count=1, api_name="/sample")
         shown = Image.open(Path(pictures[0]["image"]))
         code = 'import fastgan; fastgan.from_pretrained("tester/tuned").sample([7])[0].save("seed7.png")'
