@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import shutil
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
 
-from fastgan import Generator, ModelConfig, TrainConfig, evaluation, metrics
+from fastgan import Generator, ModelConfig, TrainConfig, cards, evaluation, metrics
 from fastgan.cli import main
 from fastgan.data import load_pictures
 from fastgan.hub import save_model, weights_hash
@@ -82,6 +83,31 @@ def test_the_command_prints_and_writes_every_figure_with_what_it_takes_to_read_i
     assert len(found["most_alike"]) == 8
     distances = [row["distances"][0] for row in found["most_alike"]]
     assert distances == sorted(distances)
+
+
+def test_against_other_pictures_than_those_of_the_training_nothing_is_said_of_copies(run, cache, tmp_path, capsys):
+    trained_on = load_pictures(str(EMOJI), size=(SIZE, SIZE), cache_dir=cache, progress=False)
+    (run / "run.json").write_text(json.dumps({"fingerprint": trained_on.fingerprint}))
+    assert main(["evaluate", str(run), "--cache-dir", str(cache)]) == 0
+    said = capsys.readouterr().out
+    assert "These are not the pictures that it learned from, so nothing is said of copies" in said
+    assert "\ncopies " not in said and "training picture" not in said
+    assert said.endswith(f"Wrote metrics.json into {run}\n")
+    assert json.loads((run / "metrics.json").read_text())["training_pictures"] is False
+    assert not (run / "nearest.png").exists() and not (run / "training").exists()
+    [kid] = [figure for figure in cards._measured(run, None, best=False) if figure.kind == "kid"]
+    assert kid.pictures == "16 drawn (seeds 0-15), 16 real of `faces`, which it did not learn from"
+    assert not {figure.kind for figure in cards._measured(run, None, best=False)} & {"near_share", "distance_ratio"}
+
+
+def test_a_broken_model_is_not_measured(run, cache, generator, capsys):
+    broken = copy.deepcopy(generator)
+    with torch.no_grad():
+        broken.to_full.parametrizations.weight.original[0, 0, 0, 0] = torch.nan
+    save_model(broken, run)
+    assert main(["evaluate", str(run), "--cache-dir", str(cache)]) == 2
+    assert "the model is broken: to_full" in capsys.readouterr().err
+    assert not (run / "metrics.json").exists()
 
 
 def test_the_figures_are_those_of_the_pictures_that_the_seeds_draw(generator, faces, cache, tmp_path):

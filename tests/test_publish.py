@@ -14,6 +14,8 @@ from fastgan import TrainConfig
 from fastgan.cards import render_model_card
 from fastgan.checkpoints import best_of_run, checkpoints_in
 from fastgan.files import write_json
+from fastgan.hub import weights_hash
+from fastgan.publish import repository_files
 from fastgan.trainer import train
 from tests.commands import PATIENCE, only_line, run_python, wait_for
 
@@ -273,6 +275,31 @@ def test_the_card_tells_the_figures_of_the_best_weights_before_a_checkpoint_know
     card = render_model_card(run, best=True)
     assert "0.1250 ± 0.5000" in card and "0.024" in card
     assert "0.1250" not in render_model_card(run)
+
+
+def test_figures_of_other_weights_stay_where_they_are(run):
+    figures = {
+        "dataset": {"dataset": "faces", "kind": "folder", "split": "train"},
+        "seeds": "0-7",
+        "psi": 1,
+        "results": [],
+    }
+    write_json(run / "metrics.json", figures | {"weights_sha256": weights_hash(run)})
+    assert "metrics.json" in repository_files(run)
+    write_json(run / "metrics.json", figures | {"weights_sha256": 64 * "0"})
+    assert "metrics.json" not in repository_files(run)
+
+
+def test_the_nearest_training_pictures_are_shown_where_that_is_asked_for(hub, person, run, repo):
+    assert person.give("fastgan", "push", run, repo, "--nearest").code == 0
+    files = hub.repo_files(repo)
+    assert files["nearest.png"] == (run / "nearest.png").read_bytes()
+    assert "nearest.png" in files["README.md"].decode()
+    assert person.give("fastgan", "push", run, repo).code == 0
+    assert "nearest.png" not in hub.repo_files(repo)
+    (run / "nearest.png").unlink()
+    answer = person.give("fastgan", "push", run, repo, "--nearest")
+    assert answer.code == 2 and "`fastgan evaluate" in only_line(answer.err)
 
 
 def test_a_strangers_settings_say_neither_what_is_read_nor_where_it_is_kept(hub, person, run, repo, tmp_path):
