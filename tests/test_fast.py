@@ -94,6 +94,11 @@ def test_a_bounded_convolution_is_the_plain_one(groups, stride):
             torch.testing.assert_close(ours, theirs, rtol=2**-5, atol=2**-5)
 
 
+def test_rows_in_half_precision_are_added_up_in_single():
+    rows = torch.rand(2**15, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.testing.assert_close(fast._sum_of_rows(rows), rows.double().sum(dim=0).float(), rtol=5e-4, atol=0)
+
+
 @pytest.mark.parametrize("channels", [3, 6, 32, 200])
 def test_rows_are_added_up_whatever_their_length(channels):
     rows = torch.randn(6 * 64, channels, dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from fastgan import Generator, ModelConfig, TrainConfig, UserError, sampling
 from fastgan.cli import main
 from fastgan.hub import save_model
-from fastgan.report import Line, chart, write_report
+from fastgan.report import Line, _thinned, chart, write_report
 
 SIZE = 32
 VOID = {"meta", "img", "link", "br"}
@@ -191,3 +191,15 @@ def test_long_curves_are_thinned_and_keep_their_range():
     svg = chart([Line("a", [(i, i % 2) for i in range(5000)])])
     assert len(ys(svg)) <= 120
     assert "band" in svg
+    spike = _thinned(Line("a", [(i, 12.0 * (i == 70)) for i in range(240)]))
+    assert min(low for low, _ in spike.band) == 0 and max(high for _, high in spike.band) == 12
+
+
+def test_kid_of_pictures_of_two_sizes_makes_two_curves(run):
+    lines = (run / "log.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
+    log = [line | {"level": SIZE // 2 if line["images"] < 2000 else SIZE} for line in log]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    text = write_report(run).read_text()
+    assert "KID × 1000 at 16 pixels" in text and "KID × 1000 at 32 pixels" in text
+    assert "best: 250" in text  # 200 was of smaller pictures
