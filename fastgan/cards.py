@@ -313,12 +313,13 @@ def _figures(result: Mapping[str, Any], found: Mapping[str, Any]) -> list[Measur
     cut = "" if found["psi"] == 1 else f", psi {found['psi']:g}"
     pictures = f"{result['fake_images']} drawn (seeds {found['seeds']}{cut}), {result['real_images']} real"
     network, taught = f"{result['network']}, {result['resize']}", result["network_taught_model"]
-    if not found.get("training_pictures", True):
+    training = found.get("training_pictures", True)
+    if not training:
         pictures += f" of `{_shown_name(found['dataset']['dataset'])}`, which it did not learn from"
     return [
         Measured(key, name, result[key], text.format(**result), pictures, network, taught, found["dataset"])
         for key, (name, text) in FIGURES.items()
-        if _is_number(result[key]) and (key not in OF_COPIES or found.get("training_pictures", True))
+        if _is_number(result[key]) and (training or key not in OF_COPIES)
     ]
 
 

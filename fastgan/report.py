@@ -169,15 +169,14 @@ def _evaluation_charts(measured: Sequence[Mapping], best: Mapping | None) -> lis
         f"pictures, resized {last.get('resize', '')}"
     )
     levels = list(dict.fromkeys(line.get("level") for line in measured))
-    kids = [
-        Line(
-            "KID × 1000" + (f" at {level} pixels" if len(levels) > 1 else ""),
-            [(x["images"] / 1000, 1000 * x["kid"]) for x in measured if x.get("level") == level],
-            [_about(1000 * x["kid"], 1000 * x.get("kid_std", 0)) for x in measured if x.get("level") == level],
-            marks=True,
-        )
-        for level in levels
-    ]
+    kids = []
+    for level in levels:
+        lines = [line for line in measured if line.get("level") == level]
+        name = "KID × 1000" + (f" at {level} pixels" if len(levels) > 1 else "")
+        points = [(line["images"] / 1000, 1000 * line["kid"]) for line in lines]
+        errors = [1000 * line.get("kid_std", 0) for line in lines]
+        band = [(kid - error, kid + error) for (_, kid), error in zip(points, errors, strict=True)]
+        kids.append(Line(name, points, band, marks=True))
     shares = [
         Line(name, [(line["images"] / 1000, line[name]) for line in measured if name in line], marks=True)
         for name in ("precision", "recall", "coverage", "diversity")
@@ -240,9 +239,9 @@ def chart(
         circle: a point to mark as the best.
     """
     lines = [_thinned(line) for line in lines]
-    values = [y for line in lines for y in (*(y for _, y in line.points), *(y for ends in line.band for y in ends))]
-    values += [value for value in (low, high) if value is not None]
     middle = [y for line in lines for _, y in line.points]
+    values = middle + [y for line in lines for ends in line.band for y in ends]
+    values += [value for value in (low, high) if value is not None]
     logarithmic = logarithmic and min(middle) > 0 and max(middle) > 8 * min(middle)
     if logarithmic:
         y_ticks = _decades(min(middle), max(middle))
@@ -297,10 +296,6 @@ def chart(
             f"best: {_short(circle[1])}</text>"
         )
     return "".join([*parts, "</svg>"])
-
-
-def _about(value: float, error: float) -> tuple[float, float]:
-    return value - error, value + error
 
 
 def _thinned(line: Line) -> Line:

@@ -608,14 +608,14 @@ class Trainer:
         if self.stream:
             self._say_skipped(self.stream.skipped)
         generator = self._settled()
-        save_model(generator, self.folder)
-        self._save_checkpoint()
+        self._save_checkpoint(generator)
         with self._not_worth_a_run():
             self.draw_samples(generator)
             write_report(self.folder)
 
-    def _save_checkpoint(self) -> None:
-        """Write a checkpoint; the newest stay, and the best model's."""
+    def _save_checkpoint(self, generator: Generator) -> None:
+        """Write the generator and a checkpoint that belongs to it; the newest stay, and the best model's."""
+        save_model(generator, self.folder)
         networks, optimizers = self._parts()
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         folder, keep, best = self.folder / CHECKPOINTS, self.config.keep_checkpoints, self.best and self.best.images
@@ -641,8 +641,7 @@ class Trainer:
             self.best = Best(kid, self.state.images, copies, compared_with)
             keep_best(self.folder, generator, self.best)
             if not checkpoint_of(self.folder / CHECKPOINTS, self.state.images).exists():
-                save_model(generator, self.folder)
-                self._save_checkpoint()  # so that a run can go on from its best, and others learn on from it
+                self._save_checkpoint(generator)  # so that a run can go on from its best, and others learn on from it
         measured, pictures = self.evaluator, self.pictures
         with self._not_worth_a_run():
             save_sheet(self.folder, generator, pictures.images, alike)

@@ -52,11 +52,11 @@ def rank(figures: Mapping[str, Any]) -> tuple[bool, float]:
 
 
 def best_of(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The best evaluation, the earliest of equals, among those of the size that is drawn by now."""
-    return min(_of_last_size(measured), key=rank, default=None)
+    """The best evaluation, the earliest of equals, among those that compare with the last one."""
+    return min(_comparable(measured), key=rank, default=None)
 
 
-def _of_last_size(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _comparable(measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The evaluations at the last size, against the last pictures: what compares."""
     return [line for line in measured if all(line.get(key) == measured[-1].get(key) for key in ("level", "pictures"))]
 
@@ -75,7 +75,7 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
         log: as from :func:`read_log`.
         kept: whether the best so far is in best/; a run that has yet to grow keeps none.
     """
-    measured = _of_last_size(evaluations(log))
+    measured = _comparable(evaluations(log))
     best = best_of(measured)
     if best is None:
         return {}
@@ -111,7 +111,8 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
             f"(5 % is usual). More pictures help, or a shorter run. The best is at {at}"
         )
     knows = all(line.get("d_overfitting", 0) > 0.9 for line in sure)
-    if len(measured) > SURE and knows and best["images"] < sure[0]["images"]:
+    lowest = min(measured, key=lambda line: line["kid"])  # of copies too
+    if len(measured) > SURE and knows and lowest["images"] < sure[0]["images"]:
         found["discriminator"] = (
             f"The discriminator overfits: it takes {50 * (1 + last['d_overfitting']):.0f} % of the training pictures' "
             "patches for real, and KID no longer falls. More pictures or more --augment help"

@@ -33,22 +33,14 @@ def test_a_long_pause_makes_one_thing_due_and_no_more(clock):
     assert every.due(0)
 
 
-def test_kimg_come_due_by_the_pictures(clock):
-    every = Every("0.016kimg", 8)
-    assert [every.due(images) for images in (8, 15, 16, 24, 31, 33, 64)] == [
-        False,
-        False,
-        True,
-        False,
-        False,
-        True,
-        True,
-    ]
+def test_kimg_come_due_when_they_are_crossed(clock):
+    every = Every("0.02kimg", 8)
+    assert [images for images in range(16, 72, 8) if every.due(images)] == [24, 40, 64]
     clock[0] += 10**6
-    assert not every.due(64)
+    assert not every.due(64) and every.due(80)
 
 
 def test_never_is_never_due(clock):
-    every = Every("never", 0)
+    never = Every("never", 0)
     clock[0] += 10**9
-    assert not every.due(10**9)
+    assert not never.due(10**9)

@@ -73,6 +73,11 @@ def test_copies_are_said_and_are_never_the_best(near_share, distance_ratio):
     assert f"{100 * near_share:.0f} % are very close" in said["copies"]
     assert "The best is at 20.0 kimg, kept in best/" in said["copies"]
     assert best_of(measured) is measured[1]
+    for line in log:
+        line.update({"d_overfitting": 0.99} if "d_overfitting" in line else {})
+    assert remarks(log).keys() == {"copies"}  # KID still falls
+    for line in log:
+        line.update({"d_overfitting": 0.5} if "d_overfitting" in line else {})
     measured[3].update(near_share=0.05, distance_ratio=1.0)
     assert remarks(log) == {}  # once may be chance
     assert best_of(measured) is measured[3]
