@@ -5,7 +5,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,10 +223,24 @@ def render_model_card(
     return _merge(ours, title, section, existing, None if unknown == "unknown" else unknown)
 
 
-def _merge(ours: dict[str, Any], title: str, section: str, existing: str | None, license: str | None = None) -> str:
-    """A whole card of our metadata and section, and of what is kept of the existing one."""
+def _merge(
+    ours: dict[str, Any],
+    title: str,
+    section: str,
+    existing: str | None,
+    license: str | None = None,
+    replaced: Collection[str] = (),
+) -> str:
+    """A whole card of our metadata and section, and of what is kept of the existing one: not what is `replaced`."""
     section = f"{BEGIN}\n\n{section.strip()}\n\n{END}"
     kept, text = _read_card(existing or "")
+    kept = {name: value for name, value in kept.items() if name not in replaced}
+    if before := SECTION.search(text):  # what an earlier push said of an earlier model
+        for name in ("base_model", "datasets"):
+            values = kept.pop(name, None) or []
+            values = [values] if isinstance(values, str) else values
+            if left := [value for value in values if str(value) not in before[0]]:
+                kept[name] = left
     if SECTION.search(text):
         text = SECTION.sub(lambda _: section, text, count=1)
     elif not text.strip():
@@ -407,7 +421,7 @@ def render_dataset_card(
     ours = data.to_dict()
     if existing and (name := _read_card(existing)[0].get("pretty_name")):
         ours["pretty_name"] = name
-    return _merge(ours, title, section, existing)
+    return _merge(ours, title, section, existing, replaced=("dataset_info",))  # tells of files that are gone
 
 
 SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7, "n>10M": math.inf}

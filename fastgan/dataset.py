@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from fastgan.cards import CARD_FILE, render_dataset_card
 from fastgan.errors import UserError
 from fastgan.preparing import FORMATS
-from fastgan.publish import commit_files, prepare_repo, read_remote
+from fastgan.publish import check_license, commit_files, make_public, prepare_repo, read_remote
 from fastgan.sources import SPLIT_NAMES, picture_names
 
 SHARD_BYTES = 300_000_000  # of pictures in one parquet file, and in memory at a time
@@ -29,6 +29,7 @@ class PushedDataset(NamedTuple):
     private: bool
     pictures: int
     files: list[str]
+    splits: list[str]
     remarks: list[str]
 
 
@@ -69,6 +70,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
     for name in names:
         splits.setdefault(PurePosixPath(name).parts[0] if tops <= SPLIT_NAMES else "train", []).append(name)
     full, private = prepare_repo(repo, "dataset", public)
+    check_license(full, license)
     existing, own = read_remote(full, CARD_FILE, "dataset"), folder / CARD_FILE
     if not existing and own.is_file():
         existing = own.read_text(encoding="utf-8-sig", errors="replace")
@@ -91,11 +93,14 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
         files |= {path.name: path for path in sorted(folder.glob("LICENSE*")) if path.is_file()}
         total = sum(counts.values())
         commit = commit_files(full, files, f"{total} pictures", "dataset", stale=lambda path: path.startswith("data/"))
+    if public and private:
+        make_public(full, "dataset")
+        private = False
     remarks = look.left_out
     if look.located:
         remarks.append(f"Pictures that say where they were taken (EXIF), and are there as they are: {look.located}")
     url = f"{HfApi().endpoint}/datasets/{full}"
-    return PushedDataset(url, commit, private, total, sorted(files), remarks)
+    return PushedDataset(url, commit, private, total, sorted(files), list(counts), remarks)
 
 
 def _shards(folder: Path, names: list[str], look: _Look) -> Iterator[list[dict[str, Any]]]:

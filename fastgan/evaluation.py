@@ -313,7 +313,7 @@ def _settings_on_hub(model: str, revision: str | None) -> TrainConfig | None:
     try:
         path = fetch(model, SHARED_SETTINGS_FILE, MAX_CONFIG, revision)
         found = read_json(path) if path else None
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or "size" not in found:  # as of an imported model, which others trained
             return None
         shared = {name: value for name, value in found.items() if name not in LOCAL}  # no stranger says what is where
         return TrainConfig.from_dict(shared, f"{model}: {SHARED_SETTINGS_FILE}")

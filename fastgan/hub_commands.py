@@ -81,7 +81,7 @@ def push_command(options: argparse.Namespace) -> None:
     for remark in done.remarks:
         print(remark)
     model = "/".join(done.url.rsplit("/", 2)[-2:])
-    print(f"Next: fastgan app {model}")
+    print(f"Next: fastgan app {model}{f'@{options.revision}' if options.revision else ''}")
 
 
 def space_command(options: argparse.Namespace) -> None:
@@ -96,8 +96,9 @@ def space_command(options: argparse.Namespace) -> None:
         return
     done = create_space(options.repo, options.model, options.title, options.public)
     print(f"Pushed {done.url} ({'private' if done.private else 'public'}), commit {done.commit}")
-    if done.needs_token:
-        print(f"{options.model} is private: give the Space a secret HF_TOKEN that may read it, at {done.url}/settings")
+    if done.closed:
+        text = f"is {done.closed}: give the Space a secret HF_TOKEN that may read it, at {done.url}/settings"
+        print(f"{options.model} {text}")
 
 
 def dataset_command(options: argparse.Namespace) -> None:
@@ -112,4 +113,5 @@ def dataset_command(options: argparse.Namespace) -> None:
     print(f"Pushed {done.pictures} pictures to {where}, commit {done.commit}")
     for remark in done.remarks:
         print(remark)
-    print(f"Next: python train.py --dataset {'/'.join(done.url.rsplit('/', 2)[-2:])}")
+    split = "" if "train" in done.splits else f" --split {done.splits[0]}"
+    print(f"Next: python train.py --dataset {'/'.join(done.url.rsplit('/', 2)[-2:])}{split}")

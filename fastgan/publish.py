@@ -8,11 +8,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CardData, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -30,6 +30,7 @@ from huggingface_hub.utils import (
     disable_progress_bars,
     enable_progress_bars,
     logging,
+    parse_ratelimit_headers,
     validate_repo_id,
 )
 
@@ -70,7 +71,14 @@ from fastgan.files import (
 from fastgan.hub import PASSING, limit_silence
 
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is in trouble; it may ask for longer ones
+OF_TRAINING = (
+    *(f"{TRAINING}/{name}" for name in (GENERATOR_FILE, DISCRIMINATOR_FILE, LOG_FILE)),
+    SHARED_SETTINGS_FILE,
+    FEATURES_FILE,
+)
 LONGEST_WAIT = 300  # seconds that the Hub may ask for
+# How weights of any library end.
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"}
 Kind = Literal["model", "dataset", "space"]
 T = TypeVar("T")
 
@@ -107,11 +115,14 @@ def _is_passing(error: BaseException) -> bool:
         return error.response.status_code in PASSING
     if isinstance(error, OfflineModeIsEnabled):  # asked for with HF_HUB_OFFLINE, so it will not pass
         return False
-    return isinstance(error, HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError)
+    passing = HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError
+    return isinstance(error, passing | json.JSONDecodeError)  # a gateway in trouble answers with a page
 
 
 def _answer(error: BaseException) -> str:
     """A failure of the Hub in a few words."""
+    if isinstance(error, json.JSONDecodeError):
+        return "its answer is no JSON"
     if isinstance(error, HfHubHTTPError):
         text = " ".join((error.server_message or "").split())[:200]
         return f"{error.response.status_code} {text}".strip()
@@ -125,19 +136,28 @@ def patiently(call: Callable[[], T], what: str, say: Callable[[str], None] = say
     are raised at once, and the last one when all waits are used up.
     """
     for number in range(len(WAITS) + 1):
+        limit_silence()  # of a client that the last failure may have made anew
         try:
             return call()
-        except (HTTPError, OSError, RuntimeError) as error:
+        except (HTTPError, OSError, RuntimeError, json.JSONDecodeError) as error:
             cause = _cause(error)
             if number == len(WAITS) or not _is_passing(cause):
                 raise cause from None
             wait = WAITS[number]
             if isinstance(cause, HfHubHTTPError):
-                asked = cause.response.headers.get("Retry-After", "")
-                wait = min(LONGEST_WAIT, max(wait, int(asked))) if asked.isdecimal() else wait
+                wait = max(wait, min(LONGEST_WAIT, _asked_wait(cause.response.headers)))
             say(f"{what}: the Hub is having trouble ({_answer(cause)}); trying again in {wait:g} s")
             time.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def _asked_wait(headers: Mapping[str, str]) -> int:
+    """Seconds that an answer of the Hub asks to wait, 0 where it does not."""
+    limit = parse_ratelimit_headers(headers)
+    if limit and limit.remaining == 0:
+        return limit.reset_in_seconds + 1
+    asked = headers.get("Retry-After", "")
+    return int(asked) if asked.isdecimal() else 0
 
 
 @contextlib.contextmanager
@@ -163,7 +183,7 @@ def _plainly(repo: str) -> Iterator[None]:
             413: "; a file is too large for it",
         }.get(status, "")
         raise UserError(f"{repo}: the Hub answers {_answer(error)}{hint}") from None
-    except (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError) as error:
+    except (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError, json.JSONDecodeError) as error:
         raise UserError(f"{repo}: the Hub can't be reached ({_answer(error)}); check the connection") from None
     except ValueError as error:
         if isinstance(error, UserError) or "README.md" not in str(error):
@@ -179,7 +199,7 @@ def prepare_repo(
     Args:
         repo: Hub id; a name alone is one's own.
         kind: "model", "dataset" or "space".
-        public: everyone may see it. A new repository is private otherwise; one that is there stays as it is.
+        public: a new repository is one that everyone may see, private otherwise; one that is there stays as it is.
         say: told about waits.
         create: passed on to `HfApi.create_repo`.
 
@@ -201,10 +221,17 @@ def prepare_repo(
         patiently(lambda: api.create_repo(full, **make), full, say)
         patiently(lambda: api.auth_check(full, repo_type=kind, write=True), full, say)
         private = bool(patiently(lambda: api.repo_info(full, repo_type=kind), full, say).private)
-        if public and private:
-            patiently(lambda: api.update_repo_settings(full, repo_type=kind, private=False), full, say)
-            private = False
     return full, private
+
+
+def make_public(repo: str, kind: Kind = "model", say: Callable[[str], None] = say) -> None:
+    """Let everyone see a repository. Once what was asked for is in it, and not before: it may be somebody's secret.
+
+    Raises:
+        UserError: not allowed, or the Hub was in trouble for too long.
+    """
+    with _plainly(repo):
+        patiently(lambda: HfApi().update_repo_settings(repo, repo_type=kind, private=False), repo, say)
 
 
 def commit_files(
@@ -259,6 +286,17 @@ def read_remote(repo: str, path: str, kind: Kind = "model", revision: str | None
         return Path(local).read_text(encoding="utf-8-sig", errors="replace")
 
 
+def how_closed(model: str, revision: str | None = None) -> str:
+    """Why a model is not for everyone: "private" or "gated"; empty where it is.
+
+    Raises:
+        UserError: the Hub can't be asked.
+    """
+    with _plainly(model):
+        info = patiently(lambda: HfApi().model_info(model, revision=revision), model)
+    return "private" if info.private else "gated" if info.gated else ""
+
+
 def size_text(size: int) -> str:
     """Bytes as a person reads them."""
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
@@ -294,6 +332,8 @@ def repository_files(folder: Path, best: bool = False, nearest: bool = False) ->
             files[f"{TRAINING}/{name}"] = origin / name
     if settings := public_settings(folder):
         files[SHARED_SETTINGS_FILE] = as_json(settings).encode()
+    elif (folder / SHARED_SETTINGS_FILE).is_file():  # of an imported model
+        files[SHARED_SETTINGS_FILE] = folder / SHARED_SETTINGS_FILE
     if log := public_log(folder):
         files[f"{TRAINING}/{LOG_FILE}"] = log.encode()
     if (folder / IMPORT_FILE).is_file():
@@ -342,11 +382,11 @@ def push(
     repository_files(folder, best, nearest)  # says what is missing before anything is asked or drawn
     full, private = prepare_repo(repo, public=public, say=say)
     _check_kind(full, revision)
+    check_license(full, license, say)
     remarks = []
     remote, local = read_remote(full, CARD_FILE, revision=revision), folder / CARD_FILE
     own = local.read_text(encoding="utf-8-sig", errors="replace") if local.is_file() else None
-    if remote and own and SECTION.sub("", remote) != SECTION.sub("", own) and _text(remote):
-        remarks.append(f"{local} differs from the card on the Hub; what was written there by hand was kept")
+    differ = bool(remote and own and SECTION.sub("", remote) != SECTION.sub("", own) and _text(remote))
     existing = remote if remote and (_text(remote) or not own) else own
     if draw:
         draw_card_pictures(folder, best)
@@ -357,6 +397,14 @@ def push(
         remarks.append("The card has none of fastgan's marks, so its text was left as it is")
     files = {CARD_FILE: card.encode(), **files}
     commit = commit_files(full, files, message or _message(folder), revision=revision, stale=_is_of_weights, say=say)
+    if public and private:
+        make_public(full, say=say)
+        private = False
+    if differ:
+        before = local.with_name("README.before.md")
+        write_text(before, own)
+        remarks.append(f"{local} differed from the card on the Hub: what was written there by hand was kept")
+        remarks.append(f"What it said before is in {before}")
     write_text(local, card)
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
     return Pushed(f"{HfApi().endpoint}/{full}", commit, private, sorted(files), size, remarks)
@@ -364,8 +412,7 @@ def push(
 
 def _is_of_weights(path: str) -> bool:
     """Whether a file there belongs to the weights beside it, and to no others."""
-    networks = tuple(f"{TRAINING}/{name}.safetensors" for name in ("generator", "discriminator"))
-    return path in (*networks, METRICS_FILE, NEAREST_FILE)
+    return path in (METRICS_FILE, NEAREST_FILE, IMPORT_FILE) or path in OF_TRAINING
 
 
 def _text(card: str) -> str:
@@ -377,11 +424,32 @@ def _check_kind(repo: str, revision: str | None) -> None:
     """Refuse to write over a model of another library."""
     config = read_remote(repo, CONFIG_FILE, revision=revision)
     try:
-        library = json.loads(config).get("library") if config is not None else "fastgan"
+        library = json.loads(config).get("library") if config is not None else None
     except (json.JSONDecodeError, AttributeError):
         library = None
+    if config is None:
+        with _plainly(repo):
+            try:
+                there = patiently(lambda: HfApi().list_repo_files(repo, revision=revision), repo)
+            except RevisionNotFoundError:  # a branch that a push is about to make
+                there = []
+        library = None if any(PurePosixPath(path).suffix in WEIGHTS for path in there) else "fastgan"
     if library != "fastgan":
         raise UserError(f"{repo}: holds a model of another library; choose another name")
+
+
+def check_license(repo: str, license: str | None, say: Callable[[str], None] = say) -> None:
+    """Raise a UserError where the Hub would refuse a card for its licence: before the work, not after it."""
+    if license is None:
+        return
+    card = RepoCard(f"---\n{CardData(license=license).to_yaml()}\n---\n")
+    with _plainly(repo):
+        try:
+            patiently(lambda: card.validate(), repo, say)
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{repo}: the Hub does not take this licence ({' '.join(str(error).split())})") from None
 
 
 def _message(folder: Path) -> str:
@@ -418,7 +486,9 @@ class Publisher:
     ):
         self.folder, self.every_save, self.license, self.say = folder, every_save, license, say
         self.repo, _ = prepare_repo(repo, public=public, say=say)
+        self.public = public
         _check_kind(self.repo, None)
+        check_license(self.repo, license, say)
         self.done: tuple[float, Pushed] | None = None  # kimg, and what is on the Hub
         self._thread: threading.Thread | None = None
         for leftover in folder.glob(".hub-*"):
@@ -427,7 +497,8 @@ class Publisher:
     @property
     def command(self) -> str:
         """What finishes a push that this run could not."""
-        return f"fastgan push {quoted(self.folder)} {self.repo}"
+        more = f" --license {quoted(self.license)}" if self.license else ""
+        return f"fastgan push {quoted(self.folder)} {self.repo}{more}{' --public' if self.public else ''}"
 
     def offer(self, kimg: float) -> None:
         """Push what was just saved, unless a push is still going on; the next save then brings a newer one anyway."""
@@ -447,7 +518,7 @@ class Publisher:
             if self._thread and self._thread.is_alive():
                 self.say(f"{self.repo}: waiting for the push that is under way; Ctrl-C leaves it")
                 self._thread.join()
-            pushed = push(self.folder, self.repo, license=self.license, say=self.say)
+            pushed = push(self.folder, self.repo, public=self.public, license=self.license, say=self.say)
             self.done = kimg, pushed
         except Exception as error:  # the run itself is saved and well
             self.say(_in_a_line(error, self.repo))
@@ -475,7 +546,10 @@ class Publisher:
 
         try:
             with _quiet():
-                self.done = kimg, push(snapshot, self.repo, license=self.license, draw=False, say=tell_once)
+                self.done = (
+                    kimg,
+                    push(snapshot, self.repo, public=self.public, license=self.license, draw=False, say=tell_once),
+                )
         except Exception as error:  # whatever it is, it must not reach the training
             self.say(f"{_in_a_line(error, self.repo)}. Training goes on; the next save tries again")
         finally:

@@ -13,7 +13,7 @@ from fastgan.config import ModelConfig
 from fastgan.errors import UserError
 from fastgan.files import CONFIG_FILE, read_json, write_folder
 from fastgan.hub import MAX_CONFIG, fetch
-from fastgan.publish import commit_files, prepare_repo
+from fastgan.publish import commit_files, how_closed, make_public, prepare_repo, read_remote
 
 FILES = ("README.md", "app.py", "requirements.txt")
 SHIPPED = (".py", ".md", ".html", ".txt")  # of the package's files, beside its licence
@@ -37,7 +37,7 @@ class Created(NamedTuple):
     url: str
     commit: str
     private: bool
-    needs_token: bool  # the model is private, so the Space needs a secret to read it
+    closed: str  # "private" or "gated" where the Space needs a secret to read the model; else empty
 
 
 def render_space(model: str, title: str | None = None) -> dict[str, bytes]:
@@ -106,10 +106,16 @@ def create_space(repo: str, model: str, title: str | None = None, public: bool =
     if config is None:
         raise UserError(f"{model}: has no {CONFIG_FILE}, so it is not a fastgan model")
     ModelConfig.from_dict(read_json(config))
+    closed = how_closed(name, revision or None)
     full, private = prepare_repo(repo, "space", public, space_sdk="gradio")
+    page = read_remote(full, "app.py", "space")
+    if page is not None and "fastgan" not in page:
+        raise UserError(f"{full}: is a Space of another kind; choose another name")
     commit = commit_files(full, files, f"A page for {model}", "space")
-    needs_token = bool(HfApi().model_info(name, revision=revision or None).private)
-    return Created(f"{HfApi().endpoint}/spaces/{full}", commit, private, needs_token)
+    if public and private:
+        make_public(full, "space")
+        private = False
+    return Created(f"{HfApi().endpoint}/spaces/{full}", commit, private, closed)
 
 
 def _checked(model: str) -> str:

@@ -5,6 +5,7 @@ from datasets import Dataset, Image
 from huggingface_hub import DatasetCard, HfApi
 from PIL import Image as Picture
 
+from fastgan.cards import render_dataset_card
 from tests.commands import ROOT, only_line
 
 EMOJI = ROOT / "examples" / "emoji_faces"
@@ -95,3 +96,10 @@ def test_what_is_no_set_of_pictures_is_refused(hub, person, tmp_path):
     for sentence, answer in wrong.items():
         assert answer.code == 2
         assert sentence in only_line(answer.err)
+
+
+def test_counts_of_the_files_before_do_not_stay_in_a_card():
+    before = "---\ndataset_info:\n  splits:\n  - name: train\n    num_examples: 833\nmine: kept\n---\nMine.\n"
+    facts = {"splits": {"train": 2}, "sizes": "", "formats": "", "transparency": ""}
+    data = DatasetCard(render_dataset_card("user/pets", facts, before)).data.to_dict()
+    assert "dataset_info" not in data and data["mine"] == "kept"

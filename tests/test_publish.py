@@ -10,12 +10,12 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 
-from fastgan import TrainConfig
+from fastgan import TrainConfig, publish
 from fastgan.cards import render_model_card
 from fastgan.checkpoints import best_of_run, checkpoints_in
 from fastgan.files import write_json
 from fastgan.hub import weights_hash
-from fastgan.publish import repository_files
+from fastgan.publish import _asked_wait, patiently, repository_files
 from fastgan.trainer import train
 from tests.commands import PATIENCE, only_line, run_python, wait_for
 
@@ -240,6 +240,55 @@ def test_a_repository_of_another_library_is_not_written_over(hub, api, person, r
     answer = person.give("fastgan", "push", run, repo)
     assert "holds a model of another library" in only_line(answer.err)
     assert commits(api, repo) == ["By git", "initial commit"]
+
+
+def test_what_is_private_stays_so_where_nothing_is_pushed_and_weights_of_others_are_left_alone(
+    hub, api, person, run, repo
+):
+    api.create_repo(repo, private=True)
+    hub.git_push(repo, {"model_index.json": b"{}", "unet/weights.safetensors": b"secret"})
+    answer = person.give("fastgan", "push", run, repo, "--public")
+    assert "holds a model of another library" in only_line(answer.err)
+    assert api.repo_info(repo).private and commits(api, repo) == ["By git", "initial commit"]
+
+
+def test_a_private_repository_opens_once_the_model_is_in_it(api, person, run, repo):
+    api.create_repo(repo, private=True)
+    answer = person.give("fastgan", "push", run, repo, "--public")
+    assert answer.code == 0 and "(public)" in answer.out
+    assert not api.repo_info(repo).private
+
+
+def test_a_card_edited_in_the_folder_is_not_lost_to_the_one_on_the_hub(person, run, repo):
+    person.give("fastgan", "push", run, repo)
+    card = run / "README.md"
+    card.write_text(card.read_text() + "\nA paragraph of mine.\n")
+    answer = person.give("fastgan", "push", run, repo)
+    assert f"What it said before is in {run / 'README.before.md'}" in answer.out
+    assert "A paragraph of mine." in (run / "README.before.md").read_text()
+
+
+def test_a_card_does_not_go_on_about_the_model_before(hub, person, run, repo):
+    person.give("fastgan", "push", run, repo)
+    card = hub.repo_files(repo)["README.md"].decode()
+    before = card.replace("library_name", "base_model: user/dogs\ndatasets:\n- user/mine\nlibrary_name", 1)
+    before = re.sub("(fastgan:begin.*)", r"\1\nFine-tuned from user/dogs.", before)
+    hub.git_push(repo, {"README.md": before.encode()})
+    assert person.give("fastgan", "push", run, repo).code == 0
+    data = ModelCard(hub.repo_files(repo)["README.md"].decode()).data
+    assert data.base_model is None and data.datasets == ["user/mine"]
+
+
+def test_an_answer_that_is_no_json_is_tried_again(monkeypatch):
+    monkeypatch.setattr(publish, "WAITS", (0.01,))
+    answers = iter(["<html>", "{}"])
+    assert patiently(lambda: json.loads(next(answers)), "user/x", lambda text: None) == {}
+
+
+def test_the_hub_is_waited_for_as_long_as_it_asks():
+    assert _asked_wait({"ratelimit": '"api";r=0;t=55'}) == 56
+    assert _asked_wait({"ratelimit": '"api";r=9;t=55', "Retry-After": "7"}) == 7
+    assert _asked_wait({}) == 0
 
 
 def test_branch_message_visibility_and_the_best_weights_are_as_asked(hub, api, person, run, repo):
