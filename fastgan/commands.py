@@ -230,7 +230,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from fastgan import sampling
-    from fastgan.video import WRITERS, write_video
+    from fastgan.video import WRITERS, frame_rate, write_video
 
     if options.out.suffix.lower() not in WRITERS:
         raise UserError(f"--out {options.out}: expected a name that ends in {', '.join(WRITERS)}")
@@ -252,7 +252,8 @@ def interpolate_command(options: argparse.Namespace) -> None:
     frames = sampling.interpolate(generator, psi * z, noise, steps, not options.straight, style_z, strength)
     bar = tqdm(frames, total=len(steps), unit=" frames", disable=None)
     write_video(bar, options.out, options.fps)
-    print(f"{len(steps)} frames, {len(steps) / options.fps:.1f} s, in {options.out}")
+    seconds = len(steps) / frame_rate(options.out, options.fps)
+    print(f"{len(steps)} frames, {seconds:.1f} s, in {options.out}")
 
 
 def mix_command(options: argparse.Namespace) -> None:
@@ -271,6 +272,9 @@ def mix_command(options: argparse.Namespace) -> None:
         raise UserError(f"mix: {len(contents)} contents × {len(styles)} styles are more than {MOST_MIXES:,} pictures")
     psi = _psi(options.psi)
     generator, about = load(options), drawn_by(options)
+    config, cells = generator.config, (len(contents) + 1) * (len(styles) + 1)
+    if cells * config.channels * config.height * config.width > GRID_BYTES:
+        raise UserError(f"mix: {cells:,} pictures of {config.width}x{config.height} are too many; try fewer seeds")
     if not generator.config.gates:
         raise UserError(f"mix: {_name(options.model)} has no gates to mix through; models of 64 pixels and more have")
     strength = _strengths(options.gates, options.strength, generator.config.gates)

@@ -24,6 +24,7 @@ from fastgan.files import (
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
     IMPORT_FILE,
+    SHARED_SETTINGS_FILE,
     TRAINING,
     WEIGHTS_FILE,
     write_folder,
@@ -364,10 +365,11 @@ def _check_tensors(tensors: Mapping[Any, Any], where: str, size: int) -> None:
         plain = isinstance(tensor, Tensor) and tensor.device.type == "cpu" and tensor.layout == torch.strided
         if not plain or tensor.is_quantized:
             raise UserError(f"{where}: {key} is no ordinary tensor ({type(tensor).__name__})")
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{where}: {key} holds numbers that are not finite; its training had failed by then")
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > size:
         raise UserError(f"{where}: its tensors claim more numbers than the file holds; not opened further")
+    for key, tensor in tensors.items():  # which takes memory, so not before
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{where}: {key} holds numbers that are not finite; its training had failed by then")
 
 
 def infer_config(state: Mapping[str, Tensor], where: str = "state dict") -> ModelConfig:
@@ -432,8 +434,9 @@ def import_checkpoint(
     """Write a FastGAN checkpoint of another program as one of our model folders.
 
     The folder gets config.json and model.safetensors, training/discriminator.safetensors when the checkpoint has
-    one, and import.json: source (a Hub id with its file, or a file's name), commit on the Hub, sha256, license,
-    layout, weights, and whether batch-norm statistics were measured afresh.
+    one, with the settings that fit it in training/config.json, and import.json: source (a Hub id with its file, or a
+    file's name), commit on the Hub, sha256, license, layout, weights, and whether batch-norm statistics were measured
+    afresh.
 
     Args:
         source: a file, or a file on the Hub like "user/repo:all_50000.pth".
@@ -468,7 +471,7 @@ def import_checkpoint(
     if checkpoint.discriminator is not None:
         try:
             discriminator = _discriminator(config, checkpoint.discriminator, f"{name}: d")
-            files.append(f"{TRAINING}/{DISCRIMINATOR_FILE}")
+            files += [f"{TRAINING}/{DISCRIMINATOR_FILE}", SHARED_SETTINGS_FILE]
         except UserError as error:
             remarks.append(f"The discriminator was left out: {error}")
     with path.open("rb") as file:
@@ -487,6 +490,7 @@ def import_checkpoint(
         if discriminator is not None:
             (folder / TRAINING).mkdir()
             save_tensors(discriminator.state_dict(), folder / TRAINING / DISCRIMINATOR_FILE)
+            write_json(folder / SHARED_SETTINGS_FILE, {"recipe": "paper", "ndf": discriminator.ndf})
         write_json(folder / IMPORT_FILE, facts)
 
     write_folder(out, write)

@@ -25,7 +25,7 @@ def folded(generator: Generator) -> Generator:
     if not fast.enabled():
         return copy.deepcopy(generator).eval() if generator.training else generator
     tensors = generator.state_dict(keep_vars=True).values()
-    state = tuple((t.data_ptr(), t._version, t.device) for t in tensors)
+    state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version, t.device) for t in tensors)
     if generator not in _made or _made[generator][0] != state:
         _made[generator] = state, _fold(generator)
     return _made[generator][1]

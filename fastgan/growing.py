@@ -47,8 +47,13 @@ def shrink(images: Tensor, factor: int) -> Tensor:
 
 
 def can_enlarge(generator: Generator) -> bool:
-    """Whether its last map is wide enough for the colours of a smaller picture."""
-    return generator.to_full.in_channels >= generator.config.channels
+    """Whether its last map is wide enough for the colours of a smaller picture.
+
+    Where it is gated, for more than these: gates that all stood half open would be weights of nothing but zeros, which
+    have no spectral norm.
+    """
+    width, config = generator.to_full.in_channels, generator.config
+    return width > config.channels if config.level in config.gates else width >= config.channels
 
 
 @torch.no_grad()

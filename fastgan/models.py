@@ -212,7 +212,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: ModelConfig, ndf: int = 64):
         super().__init__()
-        self.config = config
+        self.config, self.ndf = config, ndf
         start = min(config.level, 256)  # the stem brings larger pictures to this level first
         levels = [level for level in (256, 128, 64, 32, 16, 8) if level <= start]
         width = {level: max(1, int(ndf * share)) for level, share in DISCRIMINATOR_WIDTH.items()}

@@ -31,15 +31,15 @@ def parse_seeds(text: str, where: str = "seeds") -> list[int]:
         UserError: the text is something else, or names more than 100,000 seeds.
     """
     seeds: list[int] = []
-    for part in text.replace(" ", "").split(","):
-        first, dash, last = part.partition("-")
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UserError(f'{where}: expected numbers and ranges like 0-15 or 3,7,100-103, got "{text[:100]}"')
         if len(first) > 30 or len(last) > 30:
             raise UserError(f"{where}: each is at most {MAX_SEED}")
         low, high = int(first), int(last) if dash else int(first)
         if high < low:
-            raise UserError(f"{where}: {part} runs backwards; write {high}-{low}")
+            raise UserError(f"{where}: {part.strip()} runs backwards; write {high}-{low}")
         if high > MAX_SEED or high - low + len(seeds) >= 100_000:
             raise UserError(f"{where}: at most 100,000 at a time, each up to {MAX_SEED}")
         seeds.extend(range(low, high + 1))
@@ -62,10 +62,17 @@ def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, l
     latents: list[Tensor] = []
     noise: list[list[Tensor]] = []
     for seed in map(_whole, seeds):
-        random = torch.Generator().manual_seed(seed)
-        latents.append(torch.randn(generator.config.z_dim, generator=random))
-        noise.append([torch.randn(1, *size, generator=random) for size in generator.noise_sizes()])
+        # Whatever else this program has made PyTorch's default.
+        fixed = {"generator": torch.Generator("cpu").manual_seed(seed), "device": "cpu", "dtype": torch.float32}
+        latents.append(torch.randn(generator.config.z_dim, **fixed))
+        noise.append([torch.randn(1, *size, **fixed) for size in generator.noise_sizes()])
     return torch.stack(latents), [torch.stack(maps) for maps in zip(*noise, strict=True)]
+
+
+def check_psi(psi: float) -> None:
+    """Raise a UserError unless this is a truncation: a number from 0 to 2."""
+    if not 0 <= psi <= 2:
+        raise UserError(f"psi: expected a number from 0 to 2, got {psi!r}")
 
 
 def _whole(seed: Any) -> int:
@@ -136,8 +143,7 @@ def sample(
     Raises:
         UserError: a seed, psi or a strength is out of range, there is no such gate, or the seeds do not pair up.
     """
-    if not 0 <= psi <= 2:
-        raise UserError(f"psi: expected a number from 0 to 2, got {psi!r}")
+    check_psi(psi)
     _check_strength(style_strength, generator.config.gates)
     try:
         seeds, style_seeds = list(seeds), None if style_seeds is None else list(style_seeds)

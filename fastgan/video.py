@@ -72,17 +72,23 @@ def write_mp4(frames: Iterable[Tensor], path: Path, fps: float = 30) -> None:
     write_file(Path(path), write)
 
 
+def frame_rate(path: Path, fps: float) -> float:
+    """How many frames per second a file of that kind shows when it is asked for `fps`: a GIF no more than 50."""
+    return min(fps, 1000 / GIF_SHORTEST) if path.suffix.lower() == ".gif" else fps
+
+
 def write_gif(frames: Iterable[Tensor], path: Path, fps: float = 30) -> None:
     """Write a GIF that loops for ever, in 256 colours common to all frames. Transparency is laid on white.
 
     Args:
         frames, path: as in :func:`write_mp4`; all frames are held in memory while the palette is chosen.
-        fps: frames per second, 1 to 50. Frames last whole hundredths of a second, so they alternate to keep the rate.
+        fps: frames per second, 1 to 120; above 50 as :func:`frame_rate`. Frames last whole hundredths of a second, so
+            they alternate to keep the rate.
 
     Raises:
         UserError: there is no frame, fps is out of range, or the file can't be written.
     """
-    rate = min(_checked(fps), 1000 / GIF_SHORTEST)
+    rate = frame_rate(Path("a.gif"), _checked(fps))
     pictures = [_opaque(picture) for picture in _pictures(frames)]
     durations = _durations(len(pictures), rate, step=10)
     seen = [np.asarray(picture) for picture in pictures[:: -(-len(pictures) // PALETTE_FRAMES)]]

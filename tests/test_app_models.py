@@ -1,6 +1,7 @@
 """Models for many visitors, without a browser: who may open what, how often it is read, and how much is kept."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,9 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from huggingface_hub import HfApi
 
+from fastgan.app.common import _from_text
+from fastgan.app.keys import read_keys
 from fastgan.app.models import ModelCache, parse_model, weight_bytes
 from fastgan.config import ModelConfig
 from fastgan.errors import UserError
@@ -313,3 +317,25 @@ def test_a_loader_of_ones_own_knows_its_models():
     found = ModelCache(load).get("tiny@v2")
     assert (found.generator, found.name) == (generator, "tiny")
     assert asked == [("tiny", {"revision": "v2", "token": None})]
+
+
+def test_what_another_loader_gave_has_no_files_for_visitors(folders):
+    models = ModelCache(lambda model, **_: from_pretrained(folders["one"]))
+    found = models.get(folders["two"] + "/.")
+    assert models.path(found, "config.json", 10**6) is None
+
+
+def test_a_link_takes_over_no_number_that_the_page_can_not_hold():
+    box = gr.Number(0, precision=0, minimum=0)
+    assert _from_text(box, "17") == 17
+    for text in ("9" * 23, "-5"):
+        with pytest.raises(ValueError):
+            _from_text(box, text)
+
+
+def test_keys_are_counted_one_by_one_and_truncation_is_a_number():
+    generator = Generator(ModelConfig(32, 32, z_dim=8, ngf=2))
+    assert len(read_keys(generator, "0-3,7-8,9,11", 1, "Content", 8).z) == 8
+    for text, psi in (("0-7,0-6,0-5,0", 1), ("0-3,0-3,5", 1), ("1", math.nan)):
+        with pytest.raises(UserError, match="at most 8|from 0 to 2"):
+            read_keys(generator, text, psi, "Content", 8)

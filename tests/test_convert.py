@@ -26,6 +26,7 @@ from fastgan.convert import (
     rename,
 )
 from fastgan.errors import UserError
+from fastgan.finetune import open_base, settings_of
 from fastgan.hub import load_weights
 from fastgan.models import Discriminator, Generator, Images
 from tests.commands import Person, without_hub
@@ -179,6 +180,8 @@ def test_the_discriminator_comes_along_and_judges_as_it_did(spelling, networks, 
     done = import_checkpoint(str(tmp_path / "100.pth"), tmp_path / "model")
     discriminator = Discriminator(done.config, ndf=8).eval()
     load_weights(discriminator, tmp_path / "model" / "training" / "discriminator.safetensors")
+    settings = settings_of(open_base(str(tmp_path / "model")))
+    assert (settings["recipe"], settings["ndf"]) == ("paper", 8)
     stored = golden(256)
     noise = RandomState(int(stored["seed"]) + 3).standard_normal((2, 3, 256, 256))
     full = torch.tanh(torch.as_tensor(noise, dtype=torch.float32))
@@ -338,6 +341,12 @@ def test_a_compressed_archive_is_not_opened(networks, tmp_path):
 
 def test_a_small_file_that_claims_a_large_network_is_refused(networks, tmp_path):
     state = {key: torch.zeros(1).expand(t.shape) if t.ndim == 4 else t for key, t in networks[0].items()}
+    assert "more numbers than the file holds" in refused(saved(state, tmp_path), tmp_path)
+
+
+def test_what_claims_more_than_memory_holds_is_refused_before_it_is_looked_at(networks, tmp_path):
+    key = next(key for key, tensor in networks[0].items() if tensor.ndim == 4)
+    state = {**networks[0], key: torch.zeros(1, 1).expand(10**7, 10**6)}
     assert "more numbers than the file holds" in refused(saved(state, tmp_path), tmp_path)
 
 

@@ -62,3 +62,10 @@ def test_nothing_is_kept_of_a_generator_that_is_gone():
     del generator
     gc.collect()
     assert len(_made) == before - 1
+
+
+def test_a_generator_made_in_inference_mode_draws():
+    with torch.inference_mode():
+        generator = drawn_by(ModelConfig(32, 32, z_dim=8, ngf=4))
+        inside = generator.sample([3])[0]
+    assert generator.sample([3])[0].tobytes() == inside.tobytes()

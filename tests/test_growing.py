@@ -82,3 +82,12 @@ def test_a_map_too_narrow_for_a_picture_is_left_as_it_was():
     state = {name: tensor.clone() for name, tensor in larger.state_dict().items()}
     enlarge(larger, smaller)
     assert all(torch.equal(tensor, state[name]) for name, tensor in larger.state_dict().items())
+
+
+@pytest.mark.parametrize(("size", "channels", "ngf"), [(128, 4, 4), (256, 3, 6)])
+def test_a_gated_map_of_nothing_but_the_pictures_channels_stays_finite(size, channels, ngf):
+    smaller, larger = (Generator(ModelConfig(side, side, channels, z_dim=8, ngf=ngf)) for side in (size // 2, size))
+    assert larger.to_full.in_channels == channels
+    enlarge(larger, smaller)
+    with torch.no_grad():
+        assert larger(torch.randn(4, 8)).full.isfinite().all()

@@ -67,13 +67,16 @@ def test_style_seeds_change_the_picture_and_own_seeds_do_not(generator):
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [("3", [3]), ("0-3", [0, 1, 2, 3]), ("7, 1-2,9", [7, 1, 2, 9]), ("5-5", [5])]
+    ("text", "seeds"),
+    [("3", [3]), ("0-3", [0, 1, 2, 3]), ("7, 1-2,9", [7, 1, 2, 9]), ("5-5", [5]), (" 1 - 2 ", [1, 2])],
 )
 def test_seed_ranges_are_read(text, seeds):
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "-1", "3-", "5-3", "1,,2", "0-9999999999", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "-1", "3-", "5-3", "1,,2", "3 7", "0 1-2", "0-9999999999", "99999999999999999999"]
+)
 def test_bad_seed_ranges_are_refused_in_a_sentence(text):
     with pytest.raises(UserError, match="seeds"):
         parse_seeds(text)
@@ -122,3 +125,14 @@ def test_strengths_that_make_no_sense_are_refused(strength):
     generator = Generator(ModelConfig(64, 64, z_dim=8, ngf=4)).eval()
     with pytest.raises(UserError, match="style strength"):
         list(sample(generator, [1], style_seeds=[2], style_strength=strength))
+
+
+def test_a_seed_is_the_same_picture_whatever_pytorch_takes_for_granted(generator):
+    z, noise = seeded_inputs(generator, [0])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        other_z, other_noise = seeded_inputs(generator, [0])
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(z, other_z) and all(torch.equal(*pair) for pair in zip(noise, other_noise, strict=True))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import torch
 from PIL import Image
 
 from fastgan import UserError
-from fastgan.video import write_gif, write_mp4, write_video, write_webp
+from fastgan.video import frame_rate, write_gif, write_mp4, write_video, write_webp
 
 
 def moving(frames: int = 12, side: int = 64, channels: int = 3) -> torch.Tensor:
@@ -113,3 +115,9 @@ def test_a_rate_that_cannot_be_is_said_before_a_frame_is_drawn(tmp_path, name):
 
     with pytest.raises(UserError, match="frames per second"):
         write_video(frames(), tmp_path / name, fps=500)
+
+
+def test_a_gif_is_told_at_the_rate_that_it_has():
+    assert frame_rate(Path("walk.gif"), 120) == 50
+    assert frame_rate(Path("walk.gif"), 24) == 24
+    assert frame_rate(Path("walk.mp4"), 120) == 120

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.components import Component
 from gradio_client.utils import is_http_url_like
+from torch import Tensor
 
 from fastgan.app.first import First
 from fastgan.app.models import Found, ModelCache
@@ -31,6 +32,7 @@ QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 TURNS = 2  # pictures drawn at the same time
 GATES = [str(level) for level in GATE_LEVELS]  # texts, which every client of the API can send
 SOON = 300  # ms for which a slider rests before what depends on it is drawn
+MOST_NUMBER = 2**53 - 1  # that a browser keeps exactly
 MAX_LINK_TEXT = 12_000  # characters of one text taken from an address
 
 T = TypeVar("T")
@@ -84,6 +86,11 @@ class Page:
             if picture is None:
                 return
             yield picture
+
+    def one_by_one(self, drawing: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Pictures [C, H, W] of batches as they are drawn, in turn."""
+        for batch in self.in_turn(drawing):
+            yield from batch
 
 
 def show_gallery(label: str, **options: Any) -> gr.Gallery:
@@ -228,7 +235,10 @@ def _from_text(component: Component, text: str) -> Any:
         chosen = text.split(",")
         return [value for _, value in component.choices if str(value) in chosen]
     if isinstance(component, gr.Number):
-        return int(text)
+        number = int(text)
+        if not (component.minimum or 0) <= number <= MOST_NUMBER:
+            raise ValueError
+        return number
     if isinstance(component, gr.Slider):
         number = int(text) if component.step == 1 else float(text)
         if not math.isfinite(number):

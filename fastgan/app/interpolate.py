@@ -80,7 +80,7 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             {int(gate): 1.0 for gate in held},
         )
         frames, begin, pace = [], time.monotonic(), Pace(LOOK)
-        for frame in page.in_turn(drawn):
+        for frame in page.one_by_one(drawn):
             frames.append(frame)
             if pace.due():
                 left = (time.monotonic() - begin) / len(frames) * (len(steps) - len(frames))

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastgan.errors import UserError
 from fastgan.models import Generator
 from fastgan.projection import CODE_PREFIX, decode_latent
-from fastgan.sampling import parse_seeds, seeded_inputs
+from fastgan.sampling import check_psi, parse_seeds, seeded_inputs
 
 
 class Keys(NamedTuple):
@@ -30,8 +30,9 @@ def read_keys(generator: Generator, text: str, psi: float, what: str, most: int)
         most: how many are allowed.
 
     Raises:
-        UserError: the text is something else, or names more than `most`.
+        UserError: the text is something else, or names more than `most`; or psi is no number from 0 to 2.
     """
+    check_psi(psi)
     parts = [part.strip() for part in (text or "").split(",")]
     if len(parts) > 4 * most:
         raise UserError(f"{what}: at most {most} at a time")
@@ -40,7 +41,7 @@ def read_keys(generator: Generator, text: str, psi: float, what: str, most: int)
         code = part.startswith(CODE_PREFIX)
         # A projected picture was found with the noise of seed 0, and is drawn with it.
         seeds = [0] if code else _seeds(part, what)
-        if len(latents) + len(seeds) > most:
+        if len(labels) + len(seeds) > most:
             raise UserError(f"{what}: at most {most} at a time")
         z, maps = seeded_inputs(generator, seeds)
         latents.append(decode_latent(part, generator.config.z_dim)[None] if code else psi * z)

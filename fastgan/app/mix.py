@@ -58,14 +58,14 @@ def mix_tab(page: Page) -> MixTab:
         across = read_keys(generator, style, psi, "Style", MOST)
         check_pixels(found, len(down.z) * len(across.z))
         sheet = Sheet(generator.config, down.labels, across.labels)
-        for column, image in enumerate(page.in_turn(draw(generator, across.z, across.noise))):
+        for column, image in enumerate(page.one_by_one(draw(generator, across.z, across.noise))):
             sheet.put(0, column + 1, image)
-        for row, image in enumerate(page.in_turn(draw(generator, down.z, down.noise))):
+        for row, image in enumerate(page.one_by_one(draw(generator, down.z, down.noise))):
             sheet.put(row + 1, 0, image)
         name, pace = name_of(found, "mix"), Pace(LOOK, at_once=False)
         facts = {"seed": content, "style": style, "gates": gates, "strength": strength, "psi": psi}
         taken = {int(gate): strength for gate in gates}
-        mixes = page.in_turn(mix_grid(generator, down.z, down.noise, across.z, taken))
+        mixes = page.one_by_one(mix_grid(generator, down.z, down.noise, across.z, taken))
         for cell, image in enumerate(mixes):
             row, column = divmod(cell, len(across.z))
             sheet.put(row + 1, column + 1, image)
@@ -207,8 +207,8 @@ class Sheet:
             self.image.paste(name.rotate(90, expand=True), (0, y))
 
     def put(self, row: int, column: int, image: Tensor) -> None:
-        """Place a picture, uint8 [1, C, H, W]; row 0 holds the styles and column 0 the contents."""
-        picture = to_pil(image[0])
+        """Place a picture, uint8 [C, H, W]; row 0 holds the styles and column 0 the contents."""
+        picture = to_pil(image)
         if picture.size != self._cell:
             picture = picture.resize(self._cell, Image.Resampling.BOX)
         self.image.paste(picture, self._corner(row, column))

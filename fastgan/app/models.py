@@ -33,8 +33,9 @@ class Found(NamedTuple):
 
     generator: Generator
     name: str  # Hub id, or the name of the folder
-    revision: str  # the commit on the Hub; empty for a folder
+    revision: str  # the commit on the Hub; empty for others
     where: str  # what the model box says
+    folder: Path | None = None  # on this disk
 
 
 class ModelCache:
@@ -77,7 +78,7 @@ class ModelCache:
             weights = folder / WEIGHTS_FILE
             # A run that is still training writes new weights into the same folder.
             key = (str(folder), weights.stat().st_mtime_ns if weights.exists() else 0)
-            return Found(self._once(key, lambda: self._read(str(folder), folder.name)), folder.name, "", text)
+            return Found(self._once(key, lambda: self._read(str(folder), folder.name)), folder.name, "", text, folder)
         if self._load is not from_pretrained and text:  # it knows of models that the Hub doesn't
             name, _, revision = text.partition("@")
             generator = self._once((text, token), lambda: self._load(name, revision=revision or None, token=token))
@@ -117,8 +118,8 @@ class ModelCache:
         from huggingface_hub.hf_api import RepoFile
 
         if not found.revision:
-            path = Path(found.where) / file
-            return path if path.is_file() and path.stat().st_size <= max_bytes else None
+            path = found.folder / file if found.folder else None  # what others load has no files for strangers
+            return path if path and path.is_file() and path.stat().st_size <= max_bytes else None
         allowed, _ = self._allowed(found.where, *parse_model(found.where), token)
         try:
             info = HfApi(token=allowed).get_paths_info(found.name, [file], revision=found.revision)
