@@ -148,8 +148,8 @@ def setting(default: Any, group: str, help: str, **more: Any) -> Any:
         group: key of `GROUPS`.
         help: one line.
         more: choices; metavar; within, its least and its largest value; interval, whether it is one like "10min";
-            resumable, whether a resumed run may have another value, as it changes nothing that is learned; local,
-            whether it means nothing on another machine.
+            resumable, whether a resumed run may have another value, as it changes nothing that is learned or another
+            machine may need it; local, whether it means nothing on another machine.
     """
     return field(default=default, metadata={"group": group, "help": help, **more})
 
@@ -196,7 +196,9 @@ class TrainConfig:
         UserError: a value is outside its bounds; the message names the flag.
     """
 
-    dataset: str = setting("", "data", "Hub id, folder, .zip, .parquet or saved dataset", metavar="USER/NAME|PATH")
+    dataset: str = setting(
+        "", "data", "Hub id, folder, .zip, .parquet or saved dataset", metavar="USER/NAME|PATH", resumable=True
+    )
     dataset_config: str | None = setting(None, "data", "configuration of a Hub dataset")
     split: str = setting("train", "data", "split to train on")
     revision: str | None = setting(None, "data", "branch, tag or commit of a Hub dataset")
@@ -226,7 +228,11 @@ class TrainConfig:
         8, "recipe", "pictures per optimizer step, over all processes and accumulated parts", within=(2, 65536)
     )
     accumulate: int = setting(
-        1, "recipe", "parts a batch is split into to save memory; batch norm sees one part", within=(1, 4096)
+        1,
+        "recipe",
+        "parts a batch is split into to save memory; batch norm sees one part",
+        within=(1, 4096),
+        resumable=True,
     )
     learning_rate: float = preset(
         4e-4, 2e-4, "Adam's learning rate, for networks without one of their own", within=(1e-12, 1.0)
@@ -293,7 +299,10 @@ class TrainConfig:
     output_dir: str | None = setting(None, "run", "run folder; runs/<dataset> when not given", local=True)
     seed: int = setting(0, "run", "seed of everything random in the run", within=(0, 2**31 - 1))
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting(
-        "auto", "run", "auto is accelerate's own setting, or else bf16 where this device is faster with it"
+        "auto",
+        "run",
+        "auto is accelerate's own setting, or else bf16 where this device is faster with it",
+        resumable=True,
     )
     fast: bool = setting(True, "run", "the same arithmetic in forms that cost less; --no-fast for the plain ones")
     log_every: str = interval("0.1min", "how often log.jsonl gets a line and the progress is shown")

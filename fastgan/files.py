@@ -28,6 +28,7 @@ LOG_FILE = "log.jsonl"
 RUN_FILE = "run.json"  # facts that a run notes down about itself, for its card
 REPORT_FILE = "report.html"
 SKIPPED_FILE = "skipped.tsv"
+LOCK_FILE = ".lock"  # there while a run goes on
 SAMPLES_FILE = "samples.png"
 STYLE_MIX_FILE = "style_mix.png"
 WALK_FILE = "interpolation.mp4"
@@ -78,7 +79,8 @@ def _replace(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def _not_written(path: Path, error: OSError | SafetensorError) -> UserError:
+def not_written(path: Path, error: OSError | SafetensorError) -> UserError:
+    """What is said of a file or folder that could not be written."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return UserError(f"{path}: could not be written ({reason}); free some space or choose another folder")
 
@@ -106,7 +108,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         else:
             _replace(temporary, folder)
     except (OSError, SafetensorError) as error:
-        raise _not_written(folder, error) from None
+        raise not_written(folder, error) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -134,7 +136,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         _replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise _not_written(path, error) from None
+        raise not_written(path, error) from None
     finally:
         if temporary.exists():
             temporary.unlink()

@@ -70,8 +70,11 @@ class Base(NamedTuple):
         """What run.json says of it."""
         return {"model": self.name, "revision": self.revision}
 
-    def fill(self, generator: nn.Module, discriminator: nn.Module, say: Callable[[str], None]) -> None:
+    def fill(self, generator: nn.Module, discriminator: nn.Module, say: Callable[[str], None]) -> bool:
         """Give both networks every layer that fits, and say which do not.
+
+        Returns:
+            Whether any layer of the discriminator did.
 
         Raises:
             UserError: no layer of the generator fits, or a file is damaged.
@@ -86,12 +89,14 @@ class Base(NamedTuple):
         g_text = str(g_fit)
         if self._is_smaller(generator):
             g_text += ", which begin by enlarging its pictures"
-        d_text = "starts anew: the model brings none"
+        keeps, d_text = False, "starts anew: the model brings none"
         if self.discriminator:
             d_fit = fill(discriminator, self.discriminator)
-            d_text = "starts anew: none of its layers fit" if d_fit.is_nothing else str(d_fit)
+            keeps = not d_fit.is_nothing
+            d_text = str(d_fit) if keeps else "starts anew: none of its layers fit"
         where = f"{self.name}@{self.revision[:10]}" if self.revision else self.name
         say(f"Starting from {where}: the generator {g_text}; the discriminator {d_text}")
+        return keeps
 
     def _is_smaller(self, generator: Generator) -> bool:
         """Whether a generator can begin by enlarging this one's pictures."""
@@ -138,14 +143,16 @@ def fill_from(network: nn.Module, other: nn.Module) -> Fit:
     return _fill(network, {name: (tuple(x.shape), x.dtype) for name, x in state.items()}, state.__getitem__)
 
 
-def double_to(larger: Generator, smaller: Generator, batch_size: int = 8) -> None:
+def double_to(larger: Generator, smaller: Generator, batch_size: int = 8, settled: Generator | None = None) -> None:
     """Give a larger generator every layer of a smaller one that fits, and have the others begin by enlarging.
 
     Args:
         larger: of the smaller one's channels and width, and twice its size, or four times, or more.
-        smaller: in training mode; its running statistics move.
+        smaller: in training mode unless `settled` is given; its running statistics move.
         batch_size: see :func:`fastgan.growing.enlarge`.
+        settled: the smaller one again, in training mode, with buffers made for its parameters; these move instead.
     """
+    source = settled or smaller
     while smaller.config.level < larger.config.level:
         height, width = 2 * smaller.config.height, 2 * smaller.config.width
         double = larger
@@ -154,8 +161,8 @@ def double_to(larger: Generator, smaller: Generator, batch_size: int = 8) -> Non
             double.to(next(larger.parameters()).device)
             fill_from(double, larger)  # what is new in both is the same in both
         fill_from(double, smaller)
-        enlarge(double, smaller, batch_size)
-        smaller = double
+        enlarge(double, source, batch_size)
+        smaller = source = double
 
 
 def _fill(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # set by torchrun or by an MPI
 LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")  # accelerate launch, and its other names
 TRAIN = "import sys; from fastgan.cli import train_main; sys.exit(train_main())"
+HANG_UP = [getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name)]  # a closed terminal
 PATIENCE = 30  # seconds that the other processes get to end by themselves after one has failed
 
 
@@ -40,16 +41,20 @@ def missing_processes() -> dict[int, dict[str, str]]:
 def start_processes(environments: dict[int, dict[str, str]], arguments: Sequence[str]) -> int:
     """Train in several processes and wait for them. Returns the exit code of the first that failed, or 0.
 
-    Ctrl-C reaches them through the terminal, a polite kill is passed on; they save and end by themselves.
+    Ctrl-C and a closing terminal reach them by themselves, a polite kill is passed on; they save and end.
     """
     command = [sys.executable, "-c", TRAIN, *arguments]
     processes = [subprocess.Popen(command, env={**os.environ, **more}) for more in environments.values()]
+
+    def wait(number, frame):
+        pass
 
     def pass_on(number, frame):
         for process in processes:
             process.send_signal(number)
 
-    before = signal.signal(signal.SIGINT, lambda number, frame: None), signal.signal(signal.SIGTERM, pass_on)
+    handlers = {number: wait for number in (signal.SIGINT, *HANG_UP)} | {signal.SIGTERM: pass_on}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         failed, end = 0, math.inf
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
@@ -60,7 +65,7 @@ def start_processes(environments: dict[int, dict[str, str]], arguments: Sequence
         for process in processes:
             process.kill()
             process.wait()
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
     failed = failed or next((process.returncode for process in processes if process.returncode), 0)
     return failed if failed >= 0 else 1  # below 0 is the signal that ended it

@@ -153,11 +153,12 @@ def _placement(
 def _resize_rgba(image: Image.Image, size: tuple[int, int], fit: str, color: tuple[int, int, int]) -> np.ndarray:
     """Straight RGBA, uint8 [H, W, 4], resized with premultiplied colour so that no hidden colour bleeds in."""
     box, (left, top, right, bottom) = _placement(image.size, size, fit)
-    pixels = np.asarray(image, dtype=np.float32) / 255
-    # Float, because at a low alpha 8-bit premultiplied colour can't be divided back into anything but speckles.
-    planes = [pixels[..., c] * pixels[..., 3] for c in range(3)] + [pixels[..., 3]]
     resized = np.zeros((*size, 4), np.float32)
-    for c, plane in enumerate(planes):
+    # Float, because at a low alpha 8-bit premultiplied colour can't be divided back into anything but speckles. One
+    # plane at a time, because photographs are large.
+    opacity = np.asarray(image.getchannel("A"), dtype=np.float32) / 255
+    for c in range(4):
+        plane = opacity if c == 3 else np.asarray(image.getchannel(c), dtype=np.float32) / 255 * opacity
         # Lanczos would ring: a second, faint outline in the alpha around every shape.
         small = Image.fromarray(plane).resize((right - left, bottom - top), Image.Resampling.BICUBIC, box)
         resized[top:bottom, left:right, c] = np.asarray(small)

@@ -9,18 +9,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from fastgan.checkpoints import checkpoints_in, clear_leftovers
 from fastgan.config import TrainConfig, is_pattern
 from fastgan.errors import UserError
 from fastgan.files import (
     BEST,
     CHECKPOINTS,
+    LOCK_FILE,
     LOG_FILE,
     RUN_FILE,
     SAMPLES,
     SETTINGS_FILE,
     SKIPPED_FILE,
     WEIGHTS_FILE,
+    make_folder,
+    not_written,
     quoted,
     write_json,
     write_text,
@@ -52,12 +57,13 @@ class RunFolder:
         self.opened = False
         self.leftover = False  # whether it holds what a run left that was killed before its first checkpoint
         self.skipped = 0  # pictures that were left out, as far as written down
+        self.lock = FileLock(path / LOCK_FILE)  # held while it writes; a process that ends lets it go
 
     def open(self, config: TrainConfig) -> list[Path]:
         """Make it, or find the checkpoints in it, and write down the settings.
 
         Raises:
-            UserError: there is nothing to go on from, or something that would be written over.
+            UserError: there is nothing to go on from, something would be written over, or a run is going on there.
         """
         path = self.path
         checkpoints = checkpoints_in(path / CHECKPOINTS)
@@ -72,16 +78,37 @@ class RunFolder:
             what = "run" if checkpoints else "model"
             raise UserError(f"{path}: holds a {what} already; {again}choose another --output-dir")
         if self.writes:
+            make_folder(path)
+            self._occupy()
             clear_leftovers(path / CHECKPOINTS)
             self.leftover = not self.resumes and (path / SETTINGS_FILE).exists()
             write_json(path / SETTINGS_FILE, config.to_dict())
             self.opened = True
         return checkpoints
 
+    def _occupy(self) -> None:
+        """Keep other runs out for as long as this one writes, where the disk can keep them out."""
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path}: a run is going on in it; wait for it, or choose another --output-dir"
+            ) from None
+        except NotImplementedError:  # as on some network drives
+            pass
+
+    def leave(self) -> None:
+        """Let other runs in."""
+        if self.lock.is_locked:
+            self.lock.release(force=True)
+            with suppress(OSError):
+                (self.path / LOCK_FILE).unlink(missing_ok=True)
+
     def withdraw(self) -> None:
         """Leave nothing of a run that could not start; one that goes on, and what was there before, stays."""
         if self.resumes or not self.opened:
             return
+        self.leave()
         for name in (SKIPPED_FILE,) if self.leftover else (SETTINGS_FILE, SKIPPED_FILE):
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):  # what else is in it was there before
@@ -94,9 +121,17 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def record(self, line: dict[str, Any]) -> None:
-        """Add a line to the log."""
-        with open(self.path / LOG_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Add a line to the log.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        log = self.path / LOG_FILE
+        try:
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise not_written(log, error) from None
 
     def rewind_log(self, images: int) -> None:
         """Forget log lines of later than so many pictures: the run goes on from there."""
@@ -109,9 +144,16 @@ class RunFolder:
         if not self.writes or len(skipped) <= self.skipped:
             return None
         self.skipped = len(skipped)
-        write_text(self.path / SKIPPED_FILE, "".join(f"{name}\t{reason}\n" for name, reason in skipped))
+        write_text(
+            self.path / SKIPPED_FILE, "".join(f"{_plain(name)}\t{_plain(reason)}\n" for name, reason in skipped)
+        )
         left_out = "1 picture was" if len(skipped) == 1 else f"{len(skipped)} pictures were"
         return f"{left_out} left out; {self.path / SKIPPED_FILE} says why"
+
+
+def _plain(text: str) -> str:
+    """A text that keeps to its cell of a table; what is no text, as in file names of old archives, is spelt out."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
 
 
 def _images_of(line: str) -> float:

@@ -260,10 +260,13 @@ def _refuse_table_settings(source: str, config_name: str | None, image_column: s
 
 def _files_below(folder: Path) -> Iterator[Path]:
     """Files in the folder and below, sorted, without hidden ones and without what training runs left there."""
-    for parent, folders, names in os.walk(folder):
-        if SETTINGS_FILE in names and Path(parent) != folder:
+    seen: set[str] = set()  # links may lead round in a circle
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        where = os.path.realpath(parent)
+        if where in seen or (SETTINGS_FILE in names and Path(parent) != folder):
             folders.clear()
             continue
+        seen.add(where)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
@@ -300,8 +303,11 @@ def _no_split(split: str, splits: Iterable[str]) -> NoReturn:
 
 
 def _stamp(file: Path) -> list[int]:
-    """What changes when a file does: size and time of change."""
-    status = file.stat()
+    """What changes when a file does: size and time of change; of one that is gone, or a link to nowhere, neither."""
+    try:
+        status = file.stat()
+    except OSError:
+        return [-1, -1]
     return [status.st_size, status.st_mtime_ns]
 
 

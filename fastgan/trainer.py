@@ -5,6 +5,7 @@ shown so far, and the order of pictures follows from the same two numbers. So a 
 killed one would have gone, and two processes draw exactly what one process that accumulates two half batches draws.
 """
 
+import copy
 import dataclasses
 import importlib.util
 import math
@@ -65,6 +66,7 @@ from fastgan.files import (
 from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
 from fastgan.growing import shrink
 from fastgan.hub import save_model
+from fastgan.launch import HANG_UP
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
 from fastgan.pixels import to_float, to_uint8
@@ -77,6 +79,7 @@ GRID_SEEDS = range(16)
 # In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
 NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 PATIENCE = timedelta(hours=2)  # of processes that wait for one which prepares pictures or measures
+STOPPING = [signal.SIGINT, signal.SIGTERM, *HANG_UP]
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
 
 
@@ -138,6 +141,7 @@ class Trainer:
         self.pressed = False  # whether Ctrl-C was pressed
         self.saved = False  # whether the last save is done
         self.warned = False  # that D wins every time
+        self.told: set[str] = set()  # what could not be written and need not be
         self.evaluated = -1  # pictures seen at the last evaluation
         self.levels = config.levels
         self.state = RunState(level=self.levels[0])
@@ -438,7 +442,9 @@ class Trainer:
         generator.to_small.requires_grad_(self.objective.judges_small)
         discriminator = self.objective.discriminator()
         if self.base:
-            self.base.fill(generator, discriminator, self.say)
+            keeps = self.base.fill(generator, discriminator, self.say)
+            if config.freeze_d and not keeps:
+                raise UserError(f"--freeze-d {config.freeze_d}: {self.base.name} brings nothing that could be kept")
         freeze_blocks(discriminator, config.freeze_d)
         adam = {"betas": (config.beta1, config.beta2), "fused": config.fast}
         g_rate, d_rate = (rate or config.learning_rate for rate in (config.g_learning_rate, config.d_learning_rate))
@@ -484,6 +490,8 @@ class Trainer:
     def grow(self, level: int) -> None:
         """Go on at a larger size: layers that fit go on, new ones enlarge, optimizers and memory begin anew."""
         before, _ = self._parts()
+        # What new layers begin with must not depend on when the average was last drawn from.
+        settled = copy.deepcopy(self.ema).settle(before["generator"], batch_size=self.part).train()
         self.accelerator.free_memory()
         self.state.level, self.trained, self.evaluated = level, True, -1
         self._build_networks()
@@ -491,7 +499,7 @@ class Trainer:
         fill_from(now["discriminator"], before["discriminator"])
         double_to(now["generator"], before["generator"], self.part)
         now["ema"].load_state_dict(now["generator"].state_dict())
-        double_to(now["ema"], before["ema"].train(), self.part)
+        double_to(now["ema"], before["ema"], self.part, settled)
         config = self.ema.model.config
         self.say(f"{self.state.kimg:.1f} kimg: pictures grow to {config.width}x{config.height}")
 
@@ -564,7 +572,8 @@ class Trainer:
     def _record(self, values: dict[str, Any]) -> None:
         state = self.state
         line = {"images": state.images, "step": state.steps, "seconds": round(state.seconds, 2), **values}
-        self.files.record(line)
+        with self._not_worth_a_run():
+            self.files.record(line)
         numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
         self.accelerator.log(numbers, step=self.state.images)
 
@@ -574,11 +583,13 @@ class Trainer:
 
     @contextmanager
     def _not_worth_a_run(self) -> Iterator[None]:
-        """What only shows the run and can't be written, as on Windows while somebody looks at it, is said; no more."""
+        """What only shows the run and can't be written, as on Windows while somebody looks at it, is said, once."""
         try:
             yield
         except UserError as error:
-            self.say(f"{error}. The run goes on")
+            if str(error) not in self.told:
+                self.told.add(str(error))
+                self.say(f"{error}. The run goes on")
 
     def draw_samples(self, generator: Generator) -> None:
         """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures."""
@@ -663,9 +674,14 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and a polite kill stop the run after the step at hand; a second Ctrl-C stops it at once."""
+        """Ctrl-C, a polite kill and a closed terminal stop the run after the step at hand; Ctrl-C again at once."""
 
         def interrupt(number, frame):
+            if number in HANG_UP:
+                with open(os.devnull, "w") as nowhere:  # what would still be said has nowhere to go
+                    for stream in (sys.stdout, sys.stderr):
+                        if stream.isatty():
+                            os.dup2(nowhere.fileno(), stream.fileno())
             if self.saved:
                 raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {self.command}")
             if self.pressed and number == signal.SIGINT:
@@ -676,7 +692,7 @@ class Trainer:
         if threading.current_thread() is not threading.main_thread():  # where nobody can set handlers
             yield
             return
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
         before = [signal.signal(number, interrupt) for number in numbers]
         try:
             yield
@@ -742,6 +758,7 @@ class Trainer:
         self.stream = None  # ends its workers
         self.accelerator.end_training()
         self._forget_accelerate()
+        self.files.leave()
 
     def _forget_accelerate(self) -> None:
         """Accelerate keeps device and precision for the life of the process; put that back as we found it."""

@@ -285,3 +285,15 @@ def test_settings_of_tables_are_refused_where_there_are_none(folder, load):
         load(folder, image_column="face")
     with pytest.raises(UserError, match="--dataset-config small: .* has no configurations"):
         load(folder, config_name="small")
+
+
+def test_links_are_followed_once_and_one_to_nowhere_is_listed(folder, tmp_path, load):
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "elsewhere" / "far.png")
+    (tmp_path / "elsewhere" / "round").symlink_to(folder)
+    whole = len(load(folder).images)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    pictures = load(folder)
+    assert len(pictures.images) == whole == 7
+    assert pictures.skipped == [("gone.png", "its file is not here")]

@@ -24,11 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastgan
 from fastgan import TrainConfig, UserError
 from fastgan.checkpoints import Best, best_of_run, checkpoints_in, read_state, save_checkpoint
+from fastgan.cli import train_main
 from fastgan.data import load_pictures
 from fastgan.evaluation import evaluate
+from fastgan.launch import HANG_UP
 from fastgan.models import downscale
 from fastgan.objectives import frozen
-from fastgan.run_folder import folder_of
+from fastgan.run_folder import RunFolder, folder_of
 from fastgan.trainer import Stop, Trainer, train
 from fastgan.watch import best_of, evaluations, read_log
 from tests.commands import PATIENCE, ROOT, wait_for
@@ -336,8 +338,8 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(tmp_path, cache,
     assert not list(checkpoints.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_or_a_polite_kill_saves_and_says_how_to_go_on(tmp_path, cache, pictures, start, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, *HANG_UP])
+def test_what_ends_a_run_from_outside_saves_and_says_how_to_go_on(tmp_path, cache, pictures, start, number):
     run = tmp_path / "run"
     limit = ("--max-minutes", "5")
     process = start("--dataset", pictures, "--cache-dir", cache, *TINY, *limit, "--output-dir", str(run))
@@ -767,3 +769,40 @@ def test_the_checkpoint_of_the_best_model_stays(tiny):
     folder = train(tiny(eval_images=8, eval_every="0.008kimg", keep_checkpoints=1, max_steps=6))
     kept = [read_state(path)[0].images for path in checkpoints_in(folder / "checkpoints")]
     assert kept == sorted({best_of_run(folder).images, 48})
+
+
+def test_a_run_that_goes_on_keeps_others_out_of_its_folder(tiny):
+    first = Trainer(tiny())
+    try:
+        with pytest.raises(UserError, match="a run is going on in it; wait for it, or choose another --output-dir"):
+            Trainer(tiny(seed=1))
+    finally:
+        first.close()
+    folder = train(tiny(seed=1))
+    assert not (folder / ".lock").exists()
+    train(tiny(seed=1, max_steps=5), resume=True)
+
+
+def test_what_a_run_draws_and_measures_on_the_way_does_not_change_how_it_grows(tiny):
+    quiet = train(tiny("quiet", max_steps=8, **GROWING, sample_every="never"))
+    often = {"eval_images": 8, "eval_every": "0.008kimg", "sample_every": "0.008kimg"}
+    busy = train(tiny("busy", max_steps=8, **GROWING, **often))
+    assert_equal(newest(quiet), newest(busy))
+
+
+def test_a_run_goes_on_where_its_pictures_have_moved(tiny, pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "before")
+    folder = train(tiny(dataset=str(tmp_path / "before")))
+    (tmp_path / "before").rename(tmp_path / "after")
+    flags = ["--resume", str(folder), "--dataset", str(tmp_path / "after"), "--max-steps", "5", "--accumulate", "2"]
+    assert train_main(flags) == 0
+    assert read_state(checkpoints_in(folder / "checkpoints")[-1])[0].images == 40
+
+
+def test_a_log_that_can_not_be_written_and_names_that_are_no_text_are_borne(tmp_path):
+    files = RunFolder(tmp_path, resumes=False, writes=True)
+    files.write_skipped([("caf\udce9\t1.png", "damaged:\nat its end")])
+    assert (tmp_path / "skipped.tsv").read_text() == "caf\\udce9 1.png\tdamaged: at its end\n"
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="log.jsonl: could not be written"):
+        files.record({"images": 8})
