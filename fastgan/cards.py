@@ -238,7 +238,7 @@ def _merge(
     if before := SECTION.search(text):  # what an earlier push said of an earlier model
         for name in ("base_model", "datasets"):
             values = kept.pop(name, None) or []
-            values = [values] if isinstance(values, str) else values
+            values = values if isinstance(values, list) else [values]
             if left := [value for value in values if str(value) not in before[0]]:
                 kept[name] = left
     if SECTION.search(text):

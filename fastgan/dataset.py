@@ -93,10 +93,13 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
         files |= {path.name: path for path in sorted(folder.glob("LICENSE*")) if path.is_file()}
         total = sum(counts.values())
         commit = commit_files(full, files, f"{total} pictures", "dataset", stale=lambda path: path.startswith("data/"))
-    if public and private:
-        make_public(full, "dataset")
-        private = False
     remarks = look.left_out
+    if public and private:
+        try:
+            make_public(full, "dataset")
+            private = False
+        except UserError as error:
+            remarks.append(f"It is there, but still private: {error}")
     if look.located:
         remarks.append(f"Pictures that say where they were taken (EXIF), and are there as they are: {look.located}")
     url = f"{HfApi().endpoint}/datasets/{full}"

@@ -71,12 +71,11 @@ from fastgan.files import (
 from fastgan.hub import PASSING, limit_silence
 
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries when the Hub is in trouble; it may ask for longer ones
-OF_TRAINING = (
-    *(f"{TRAINING}/{name}" for name in (GENERATOR_FILE, DISCRIMINATOR_FILE, LOG_FILE)),
-    SHARED_SETTINGS_FILE,
-    FEATURES_FILE,
-)
 LONGEST_WAIT = 300  # seconds that the Hub may ask for
+# Files of a repository that belong to the weights beside them, and to no others.
+OF_WEIGHTS = {METRICS_FILE, NEAREST_FILE, IMPORT_FILE, SHARED_SETTINGS_FILE, FEATURES_FILE} | {
+    f"{TRAINING}/{name}" for name in (GENERATOR_FILE, DISCRIMINATOR_FILE, LOG_FILE)
+}
 # How weights of any library end.
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"}
 Kind = Literal["model", "dataset", "space"]
@@ -396,10 +395,15 @@ def push(
     if existing and _text(existing) and not SECTION.search(existing):
         remarks.append("The card has none of fastgan's marks, so its text was left as it is")
     files = {CARD_FILE: card.encode(), **files}
-    commit = commit_files(full, files, message or _message(folder), revision=revision, stale=_is_of_weights, say=say)
+    commit = commit_files(
+        full, files, message or _message(folder), revision=revision, stale=OF_WEIGHTS.__contains__, say=say
+    )
     if public and private:
-        make_public(full, say=say)
-        private = False
+        try:
+            make_public(full, say=say)
+            private = False
+        except UserError as error:
+            remarks.append(f"It is there, but still private: {error}")
     if differ:
         before = local.with_name("README.before.md")
         write_text(before, own)
@@ -408,11 +412,6 @@ def push(
     write_text(local, card)
     size = sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
     return Pushed(f"{HfApi().endpoint}/{full}", commit, private, sorted(files), size, remarks)
-
-
-def _is_of_weights(path: str) -> bool:
-    """Whether a file there belongs to the weights beside it, and to no others."""
-    return path in (METRICS_FILE, NEAREST_FILE, IMPORT_FILE) or path in OF_TRAINING
 
 
 def _text(card: str) -> str:

@@ -85,12 +85,12 @@ def interpolate_tab(page: Page) -> InterpolateTab:
             if pace.due():
                 left = (time.monotonic() - begin) / len(frames) * (len(steps) - len(frames))
                 told = f"Frame {len(frames)} of {len(steps)}, about {left:.0f} s left"
-                yield serve_png(to_pil(frame[0]), found, "frame"), None, None, told
+                yield serve_png(to_pil(frame), found, "frame"), None, None, told
         name = name_of(found, "walk", keys)
         mp4 = serve_film(frames, f"{name}.mp4", fps)
         second = None if also == "nothing" else serve_film(frames, f"{name}.{also.lower()}", fps)
         told = f"{len(steps)} frames, {len(steps) / fps:.1f} s"
-        yield serve_png(to_pil(frames[-1][0]), found, "frame"), mp4, second, told
+        yield serve_png(to_pil(frames[-1]), found, "frame"), mp4, second, told
 
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
