@@ -79,7 +79,6 @@ GRID_SEEDS = range(16)
 # In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
 NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
 PATIENCE = timedelta(hours=2)  # of processes that wait for one which prepares pictures or measures
-STOPPING = [signal.SIGINT, signal.SIGTERM, *HANG_UP]
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
 
 
@@ -692,7 +691,9 @@ class Trainer:
         if threading.current_thread() is not threading.main_thread():  # where nobody can set handlers
             yield
             return
-        numbers = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        # nohup has a closed terminal ignored, and so it stays.
+        closed = [number for number in HANG_UP if signal.getsignal(number) != signal.SIG_IGN]
+        numbers = [signal.SIGINT, signal.SIGTERM, *closed]
         before = [signal.signal(number, interrupt) for number in numbers]
         try:
             yield
