@@ -1,10 +1,12 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from fastgan.launch import HANG_UP
 from tests.commands import EMOJI, ROOT, kill
 
 pytest_plugins = ["tests.hub_server.fixtures", "tests.pictures", "tests.app_fixtures"]
@@ -29,7 +31,13 @@ def start():
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         command = [*launcher, "train.py", *arguments]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes))
+        # Under nohup the tests ignore a closed terminal, and what they start would too.
+        before = {number: signal.signal(number, signal.SIG_DFL) for number in HANG_UP}
+        try:
+            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes))
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return processes[-1]
 
     yield call
