@@ -241,7 +241,6 @@ def _merge(
             values = values if isinstance(values, list) else [values]
             if left := [value for value in values if str(value) not in before[0]]:
                 kept[name] = left
-    if SECTION.search(text):
         text = SECTION.sub(lambda _: section, text, count=1)
     elif not text.strip():
         text = f"\n# {title}\n\n{section}\n"

@@ -331,8 +331,9 @@ def add_psi(parser: argparse.ArgumentParser) -> None:
 
 
 def _psi(psi: float) -> float:
-    if not 0 <= psi <= 2:
-        raise UserError(f"--psi: expected a number from 0 to 2, got {psi:g}")
+    from fastgan.sampling import check_psi
+
+    check_psi(psi, "--psi")
     return psi
 
 

@@ -94,12 +94,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
         total = sum(counts.values())
         commit = commit_files(full, files, f"{total} pictures", "dataset", stale=lambda path: path.startswith("data/"))
     remarks = look.left_out
-    if public and private:
-        try:
-            make_public(full, "dataset")
-            private = False
-        except UserError as error:
-            remarks.append(f"It is there, but still private: {error}")
+    private = private and not (public and make_public(full, "dataset"))
     if look.located:
         remarks.append(f"Pictures that say where they were taken (EXIF), and are there as they are: {look.located}")
     url = f"{HfApi().endpoint}/datasets/{full}"

@@ -223,14 +223,19 @@ def prepare_repo(
     return full, private
 
 
-def make_public(repo: str, kind: Kind = "model", say: Callable[[str], None] = say) -> None:
+def make_public(repo: str, kind: Kind = "model", say: Callable[[str], None] = say) -> bool:
     """Let everyone see a repository. Once what was asked for is in it, and not before: it may be somebody's secret.
 
-    Raises:
-        UserError: not allowed, or the Hub was in trouble for too long.
+    Returns:
+        Whether everyone can; where not, why is said.
     """
-    with _plainly(repo):
-        patiently(lambda: HfApi().update_repo_settings(repo, repo_type=kind, private=False), repo, say)
+    try:
+        with _plainly(repo):
+            patiently(lambda: HfApi().update_repo_settings(repo, repo_type=kind, private=False), repo, say)
+    except UserError as error:
+        say(f"It is there, but still private: {error}")
+        return False
+    return True
 
 
 def commit_files(
@@ -398,12 +403,7 @@ def push(
     commit = commit_files(
         full, files, message or _message(folder), revision=revision, stale=OF_WEIGHTS.__contains__, say=say
     )
-    if public and private:
-        try:
-            make_public(full, say=say)
-            private = False
-        except UserError as error:
-            remarks.append(f"It is there, but still private: {error}")
+    private = private and not (public and make_public(full, say=say))
     if differ:
         before = local.with_name("README.before.md")
         write_text(before, own)
@@ -422,18 +422,19 @@ def _text(card: str) -> str:
 def _check_kind(repo: str, revision: str | None) -> None:
     """Refuse to write over a model of another library."""
     config = read_remote(repo, CONFIG_FILE, revision=revision)
-    try:
-        library = json.loads(config).get("library") if config is not None else None
-    except (json.JSONDecodeError, AttributeError):
-        library = None
     if config is None:
         with _plainly(repo):
             try:
                 there = patiently(lambda: HfApi().list_repo_files(repo, revision=revision), repo)
             except RevisionNotFoundError:  # a branch that a push is about to make
                 there = []
-        library = None if any(PurePosixPath(path).suffix in WEIGHTS for path in there) else "fastgan"
-    if library != "fastgan":
+        ours = not any(PurePosixPath(path).suffix in WEIGHTS for path in there)
+    else:
+        try:
+            ours = json.loads(config).get("library") == "fastgan"
+        except (json.JSONDecodeError, AttributeError):
+            ours = False
+    if not ours:
         raise UserError(f"{repo}: holds a model of another library; choose another name")
 
 

@@ -94,15 +94,15 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: a run is going on in it; wait for it, or choose another --output-dir"
             ) from None
-        except NotImplementedError:  # as on some network drives
+        except (NotImplementedError, OSError):  # as on some network drives
             pass
 
     def leave(self) -> None:
         """Let other runs in."""
         if self.lock.is_locked:
+            with suppress(OSError):  # Windows deletes nothing that is open; the file alone keeps nobody out
+                (self.path / LOCK_FILE).unlink(missing_ok=True)  # while it is ours: later it may be another run's
             self.lock.release(force=True)
-            with suppress(OSError):
-                (self.path / LOCK_FILE).unlink(missing_ok=True)
 
     def withdraw(self) -> None:
         """Leave nothing of a run that could not start; one that goes on, and what was there before, stays."""

@@ -69,10 +69,10 @@ def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, l
     return torch.stack(latents), [torch.stack(maps) for maps in zip(*noise, strict=True)]
 
 
-def check_psi(psi: float) -> None:
-    """Raise a UserError unless this is a truncation: a number from 0 to 2."""
+def check_psi(psi: float, where: str = "psi") -> None:
+    """Raise a UserError, which begins with `where`, unless this is a truncation: a number from 0 to 2."""
     if not 0 <= psi <= 2:
-        raise UserError(f"psi: expected a number from 0 to 2, got {psi!r}")
+        raise UserError(f"{where}: expected a number from 0 to 2, got {psi:g}")
 
 
 def _whole(seed: Any) -> int:

@@ -112,9 +112,7 @@ def create_space(repo: str, model: str, title: str | None = None, public: bool =
     if page is not None and "fastgan" not in page:
         raise UserError(f"{full}: is a Space of another kind; choose another name")
     commit = commit_files(full, files, f"A page for {model}", "space")
-    if public and private:
-        make_public(full, "space")
-        private = False
+    private = private and not (public and make_public(full, "space"))
     return Created(f"{HfApi().endpoint}/spaces/{full}", commit, private, closed)
 
 
