@@ -115,7 +115,7 @@ class Generator(nn.Module):
         """One picture per seed, drawn as in eval mode; the same seed is the same picture in any batch.
 
         Args:
-            seeds: whole numbers from 0 to 2**63 - 1.
+            seeds: whole numbers from 0 to 2**32 - 1.
             psi: truncation: 1 is off, lower is less varied with fewer accidents.
             style_seeds: as many seeds that drive the gates instead (style mixing).
             style_strength: as in :meth:`forward`.

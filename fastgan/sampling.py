@@ -17,7 +17,7 @@ from fastgan.folding import folded
 from fastgan.models import Generator
 from fastgan.pixels import to_uint8
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**32 - 1  # PyTorch takes longer ones, and looks at their last 32 bits
 
 
 def parse_seeds(text: str, where: str = "seeds") -> list[int]:
@@ -51,7 +51,7 @@ def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, l
 
     Args:
         generator: the network they are for.
-        seeds: whole numbers from 0 to 2**63 - 1.
+        seeds: whole numbers from 0 to 2**32 - 1.
 
     Returns:
         Latents [N, Z], and one tensor [N, 1, h, w] per noise map of the network.
@@ -135,7 +135,7 @@ def sample(
 
     Args:
         generator: drawn from as in eval mode.
-        seeds: which pictures: whole numbers from 0 to 2**63 - 1.
+        seeds: which pictures: whole numbers from 0 to 2**32 - 1.
         psi: truncation; latents are scaled by it: 1 is off, lower is less varied with fewer accidents.
         style_seeds: as many seeds, whose latents drive the gates; noise stays that of `seeds`.
         style_strength, batch_size: as in :func:`draw`.

@@ -82,7 +82,7 @@ def test_bad_seed_ranges_are_refused_in_a_sentence(text):
         parse_seeds(text)
 
 
-@pytest.mark.parametrize("bad", [-1, 2**63, 1.5, "1"])
+@pytest.mark.parametrize("bad", [-1, 2**32, 2**63, 1.5, "1"])
 def test_bad_seeds_are_refused(generator, bad):
     with pytest.raises(UserError, match="seed"):
         next(sample(generator, [bad]))

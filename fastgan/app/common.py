@@ -22,6 +22,7 @@ from fastgan.app.first import First
 from fastgan.app.models import Found, ModelCache
 from fastgan.config import GATE_LEVELS
 from fastgan.errors import UserError
+from fastgan.sampling import MAX_SEED
 
 log = logging.getLogger("fastgan.app")
 
@@ -32,7 +33,6 @@ QUIET = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 TURNS = 2  # pictures drawn at the same time
 GATES = [str(level) for level in GATE_LEVELS]  # texts, which every client of the API can send
 SOON = 300  # ms for which a slider rests before what depends on it is drawn
-MOST_NUMBER = 2**53 - 1  # that a browser keeps exactly
 MAX_LINK_TEXT = 12_000  # characters of one text taken from an address
 
 T = TypeVar("T")
@@ -236,7 +236,7 @@ def _from_text(component: Component, text: str) -> Any:
         return [value for _, value in component.choices if str(value) in chosen]
     if isinstance(component, gr.Number):
         number = int(text)
-        if not (component.minimum or 0) <= number <= MOST_NUMBER:
+        if not (component.minimum or 0) <= number <= MAX_SEED:
             raise ValueError
         return number
     if isinstance(component, gr.Slider):

@@ -40,7 +40,7 @@ def read_keys(generator: Generator, text: str, psi: float, what: str, most: int)
     for part in parts:
         code = part.startswith(CODE_PREFIX)
         # A projected picture was found with the noise of seed 0, and is drawn with it.
-        seeds = [0] if code else _seeds(part, what)
+        seeds = [0] if code else parse_seeds(part, what)
         if len(labels) + len(seeds) > most:
             raise UserError(f"{what}: at most {most} at a time")
         z, maps = seeded_inputs(generator, seeds)
@@ -48,10 +48,3 @@ def read_keys(generator: Generator, text: str, psi: float, what: str, most: int)
         noise.append(maps)
         labels.extend(["picture"] if code else [str(seed) for seed in seeds])
     return Keys(labels, torch.cat(latents), [torch.cat(maps) for maps in zip(*noise, strict=True)])
-
-
-def _seeds(part: str, what: str) -> list[int]:
-    try:
-        return parse_seeds(part)
-    except UserError as error:
-        raise UserError(f"{what}: {str(error).removeprefix('seeds: ')}") from None
