@@ -1,11 +1,13 @@
-"""Flags to settings, and the commands: `train.py` trains, `fastgan` does the rest."""
+"""Flags to settings, and the commands: `train.py` or `fastgan train` trains, `fastgan` does the rest."""
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +31,47 @@ def run(command: Callable[[], Any]) -> int:
 
     Of several training processes on a machine one speaks: they meet the same mistakes.
     """
+    _fit_the_terminal()
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if speaks:
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except KeyboardInterrupt as stop:
         if speaks:
             print(str(stop) or "Stopped.", file=sys.stderr)
         return 130
 
 
+def _fit_the_terminal() -> None:
+    """Have output that suits whatever reads it: letters that it has, and a size where it states none."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # Windows redirects in code pages without ± or emoji
+    if os.name == "posix" and sys.stderr.isatty():
+        import termios
+
+        with suppress(termios.error):
+            if termios.tcgetwinsize(2) == (0, 0):  # as in a cell of Colab, where progress bars would stay away
+                termios.tcsetwinsize(2, (24, 100))
+
+
 # ---------------------------------------------------------------------- train.py
 
 
-def train_parser() -> Parser:
-    """The flags of train.py, one per field of TrainConfig."""
+def train_parser(prog: str = "train.py") -> Parser:
+    """The flags of train.py, one per field of TrainConfig; `prog` is how it was started."""
+    launch = "train.py" if prog == "train.py" else f"-m {prog}"
     parser = Parser(
-        prog="train.py",
-        usage="train.py --dataset USER/NAME|PATH [options]      (or: accelerate launch train.py ...)",
+        prog=prog,
+        usage=f"{prog} --dataset USER/NAME|PATH [options]      (or: accelerate launch {launch} ...)",
         description="Train a FastGAN generator on your pictures.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=119),
     )
@@ -86,9 +108,9 @@ def _metavar(kind: type) -> str:
     return {int: "N", float: "X", str: "TEXT"}[kind]
 
 
-def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
+def resolve(arguments: Sequence[str], prog: str = "train.py") -> tuple[TrainConfig, bool, bool]:
     """The settings that flags stand for, whether to resume, and whether only to print them."""
-    flags = vars(train_parser().parse_args(arguments))
+    flags = vars(train_parser(prog).parse_args(arguments))
     path, resume, dry_run = flags.pop("config"), flags.pop("resume"), flags.pop("dry_run")
     if resume is not None:
         if path is not None:
@@ -120,19 +142,22 @@ def resolve(arguments: Sequence[str]) -> tuple[TrainConfig, bool, bool]:
     return config, False, dry_run
 
 
-def train_main(arguments: Sequence[str] | None = None) -> int:
-    """What `train.py` runs. Returns the exit code."""
+def train_main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
+    """What `train.py` and `fastgan train` run. Returns the exit code."""
 
     arguments = sys.argv[1:] if arguments is None else arguments
 
     def command() -> int:
-        config, resume, dry_run = resolve(arguments)
+        config, resume, dry_run = resolve(arguments, prog)
         if dry_run:
             print(json.dumps(config.to_dict(), indent=2))
             return 0
         if missing := missing_processes():
             return start_processes(missing, arguments)
-        from fastgan.trainer import train
+        try:
+            from fastgan.trainer import train
+        except ImportError as error:
+            raise UserError(f'train: needs the package {error.name}: pip install -e ".[train]"') from None
 
         train(config, resume)
         return 0
@@ -145,15 +170,14 @@ def train_main(arguments: Sequence[str] | None = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What the console script `fastgan` runs. Returns the exit code."""
-    parser = Parser(
-        prog="fastgan", description="Draw with a trained model, and show it. Training: python train.py --help"
-    )
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["train"]:
+        return train_main(arguments[1:], "fastgan train")
+    parser = Parser(prog="fastgan", description="Train a generator, draw with it, and show it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-
+    commands.add_parser("train", help="a generator on your pictures; the same as python train.py")
     add_commands(commands)
     add_hub_commands(commands)
-
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(arguments)
     options.typed = " ".join(map(quoted, ["fastgan", *arguments]))
     return run(lambda: options.run(options))

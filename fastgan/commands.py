@@ -11,6 +11,7 @@ from fastgan.errors import NO_FOLDER, UserError
 from fastgan.files import quoted
 
 GATES = "gates that take the style: levels like 64,128, each perhaps with a strength like 256:0.5 [all, at --strength]"
+DEVICES = "cpu, cuda, mps, or auto: the GPU where there is one [cpu]"
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 PRECISION = "bf16 or fp16: quicker, a shade off in places; auto: what is quicker here [fp32]"
 MOST_MIXES = 2500  # pictures of one mixing grid
@@ -50,7 +51,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="folders may be typed, and whatever your Hub login may read: only on your own machine",
     )
+    app.add_argument("--device", default="cpu", metavar="NAME", help=DEVICES)
     app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
+    app.add_argument("--share", action="store_true", help="with a public link for 72 hours, through Gradio's servers")
     app.add_argument("--port", type=int, metavar="N", help="[the first free one from 7860]")
     app.add_argument(
         "--host", default="127.0.0.1", metavar="HOST", help="0.0.0.0 to be reachable from other machines [127.0.0.1]"
@@ -415,7 +418,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add what says which model, and where it runs."""
     parser.add_argument("model", help="Hub id like user/fastgan-anime, or a run folder")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub model")
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or mps [cpu]")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help=DEVICES)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -504,8 +507,10 @@ def device(name: str):
     """
     import torch
 
+    from fastgan.hub import find_device
+
     try:
-        device = torch.device(name)
+        device = find_device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise UserError(f"--device {name}: not available here; try cpu") from None
@@ -517,7 +522,7 @@ def app_command(options: argparse.Namespace) -> None:
     try:
         from fastgan.app import launch
     except ImportError as error:
-        raise UserError(f"app: needs the package {error.name}: pip install -e '.[app]'") from None
+        raise UserError(f'app: needs the package {error.name}: pip install -e ".[app]"') from None
     models = [name.strip() for name in options.models.split(",") if name.strip()]
     _check_address(options.host, options.port)
     launch(
@@ -527,6 +532,8 @@ def app_command(options: argparse.Namespace) -> None:
         models=models,
         allow_local=options.allow_local,
         mcp=options.mcp,
+        share=options.share,
+        device=device(options.device),
     )
 
 

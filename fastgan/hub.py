@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def limit_silence() -> None:
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, copied to the CPU first."""
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors leaves a file that nobody else may read
+    with suppress(OSError):  # disks that are mounted buckets have no modes
+        path.chmod(0o644)  # safetensors leaves a file that nobody else may read
 
 
 def save_model(generator: Generator, folder: Path) -> None:
@@ -71,7 +73,7 @@ def from_pretrained(
         token: for private models; the saved one when not given.
         cache_dir: where downloads are kept.
         local_files_only: take only what is in the cache.
-        device: where the generator goes.
+        device: where the generator goes; "auto" is the GPU where there is one.
         dtype: what it computes in. In torch.bfloat16 or torch.float16 pictures are quicker where the hardware has it,
             take half the memory, and differ in places by a shade or two.
 
@@ -90,7 +92,14 @@ def from_pretrained(
     except UserError as error:
         where = "" if str(folder) in str(error) else f"{folder}: "
         raise UserError(f"{where}{error}") from None
-    return load_generator(config, folder / WEIGHTS_FILE).to(device, dtype)
+    return load_generator(config, folder / WEIGHTS_FILE).to(find_device(device), dtype)
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of that name; of "auto" this machine's GPU, or else its CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def load_generator(config: ModelConfig, weights: Path) -> Generator:

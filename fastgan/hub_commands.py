@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastgan.errors import UserError
 from fastgan.files import SAMPLES_FILE, STYLE_MIX_FILE, WALK_FILE, quoted
+from fastgan.launch import train_command
 
 
 def add_hub_commands(commands: argparse._SubParsersAction) -> None:
@@ -106,7 +107,7 @@ def dataset_command(options: argparse.Namespace) -> None:
     try:
         from fastgan.dataset import push_dataset
     except ImportError as error:
-        raise UserError(f"dataset push: needs the package {error.name}: pip install -e '.[train]'") from None
+        raise UserError(f'dataset push: needs the package {error.name}: pip install -e ".[train]"') from None
 
     done = push_dataset(options.folder, options.repo, options.public, options.license)
     where = f"{done.url} ({'private' if done.private else 'public'})"
@@ -114,4 +115,4 @@ def dataset_command(options: argparse.Namespace) -> None:
     for remark in done.remarks:
         print(remark)
     split = "" if "train" in done.splits else f" --split {done.splits[0]}"
-    print(f"Next: python train.py --dataset {'/'.join(done.url.rsplit('/', 2)[-2:])}{split}")
+    print(f"Next: {train_command()} --dataset {'/'.join(done.url.rsplit('/', 2)[-2:])}{split}")

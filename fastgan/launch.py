@@ -8,12 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # set by torchrun or by an MPI
 LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")  # accelerate launch, and its other names
 TRAIN = "import sys; from fastgan.cli import train_main; sys.exit(train_main())"
 HANG_UP = [getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name)]  # a closed terminal
 PATIENCE = 30  # seconds that the other processes get to end by themselves after one has failed
+
+
+def train_command() -> str:
+    """What a person types to train again: `fastgan train` where `fastgan` was typed, else `python train.py`."""
+    program = Path(sys.argv[0])
+    by_module = program.name == "__main__.py" and program.parent == Path(__file__).parent
+    return "fastgan train" if program.stem == "fastgan" or by_module else "python train.py"
 
 
 def missing_processes() -> dict[int, dict[str, str]]:
@@ -78,11 +86,13 @@ def _asked_of_the_launcher():
     from accelerate.commands.launch import launch_command_parser
 
     try:
-        words = psutil.Process().parent().cmdline()
-    except (psutil.Error, AttributeError):  # AttributeError: the parent is gone
+        # On Windows, python.exe of a virtual environment is a process of its own in between.
+        parents = [process.cmdline() for process in psutil.Process().parents()[: 2 if os.name == "nt" else 1]]
+    except psutil.Error:  # it is gone, or somebody else's
         return None
-    start = next((i for i, word in enumerate(words[:4], 1) if os.path.basename(word) in LAUNCHERS), None)
-    if start is None:
+    starts = ((words, i) for words in parents for i, word in enumerate(words[:4], 1) if Path(word).stem in LAUNCHERS)
+    words, start = next(starts, ([], 0))
+    if not start:
         return None
     asked = launch_command_parser().parse_args(words[start:])
     if asked.num_processes is None:

@@ -66,7 +66,7 @@ from fastgan.files import (
 from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
 from fastgan.growing import shrink
 from fastgan.hub import save_model
-from fastgan.launch import HANG_UP
+from fastgan.launch import HANG_UP, train_command
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
 from fastgan.pixels import to_float, to_uint8
@@ -484,7 +484,7 @@ class Trainer:
     @property
     def command(self) -> str:
         """What goes on with this run."""
-        return f"python train.py --resume {quoted(self.folder)}"
+        return f"{train_command()} --resume {quoted(self.folder)}"
 
     def grow(self, level: int) -> None:
         """Go on at a larger size: layers that fit go on, new ones enlarge, optimizers and memory begin anew."""

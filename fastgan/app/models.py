@@ -16,7 +16,7 @@ import torch
 from fastgan.config import ModelConfig
 from fastgan.errors import UserError
 from fastgan.files import CONFIG_FILE, WEIGHTS_FILE, read_json
-from fastgan.hub import MAX_CONFIG, PASSING, commit_of, fetch, from_pretrained, limit_silence
+from fastgan.hub import MAX_CONFIG, PASSING, commit_of, fetch, find_device, from_pretrained, limit_silence
 from fastgan.models import Generator
 
 log = logging.getLogger("fastgan.app")
@@ -47,6 +47,7 @@ class ModelCache:
             the commits that they have stood for, which links name.
         allow_local: any text may name a folder. For one's own machine only.
         max_bytes: of weights kept in memory.
+        device: what draws; "auto" is the GPU where there is one. Not for what `load` alone knows of.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class ModelCache:
         given: Sequence[str] = (),
         allow_local: bool = False,
         max_bytes: int = MAX_CACHE,
+        device: str | torch.device = "cpu",
     ):
+        self._device = find_device(device)
         self._load, self._given, self._allow_local, self._max_bytes = load, set(given), allow_local, max_bytes
         self._shown: set[tuple[str, str]] = set()  # models and commits that given names have stood for
         self._lock = threading.Lock()
@@ -194,7 +197,7 @@ class ModelCache:
             if config_path is None:
                 raise UserError(f"{name}: has no {CONFIG_FILE}, so it is not a fastgan model")
             check_affordable(ModelConfig.from_dict(read_json(config_path)))
-            return self._load(model, revision=commit, token=token)
+            return self._load(model, revision=commit, token=token).to(self._device)
         except UserError as error:
             # Where this server keeps its files is nobody else's business.
             raise UserError(

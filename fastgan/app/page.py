@@ -1,9 +1,11 @@
 """The whole page: a model above, tabs below, its state in the address."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 
 import gradio as gr
+import torch
 from starlette.middleware import Middleware
 
 from fastgan.app.about import about_tab
@@ -19,6 +21,8 @@ from fastgan.errors import UserError
 from fastgan.fast import share_freed_memory
 from fastgan.hub import from_pretrained
 from fastgan.models import Generator
+
+log = logging.getLogger("fastgan.app")
 
 TITLE = "FastGAN"
 HINT = "Type a model's id above, and press Enter."
@@ -86,8 +90,12 @@ def launch(
     models: Sequence[str] = (),
     allow_local: bool = False,
     mcp: bool = False,
+    share: bool = False,
+    device: str | torch.device = "cpu",
 ) -> None:
     """Serve the page until it is stopped.
+
+    A Space opens without its first model where that can't be had just now: its visitors can try again.
 
     Args:
         model: Hub id or run folder to begin with.
@@ -96,29 +104,37 @@ def launch(
         models: others that the model box offers.
         allow_local: visitors may type folders too. For one's own machine only.
         mcp: serve the actions as MCP tools as well.
+        share: give it a public address for 72 hours, through Gradio's servers.
+        device: what draws; "auto" is the GPU where there is one.
 
     Raises:
         UserError: the model can't be opened, the port is taken, or the package `mcp` is missing.
     """
     share_freed_memory()
     offered = [name for name in (model, *models) if name]
-    cache, first = ModelCache(given=offered, allow_local=allow_local), First()
-    if offered:
-        found = cache.get(offered[0])  # so that a wrong name is said here
-        first = First(found.where)
-        config = found.generator.config
-        if COUNT * config.height * config.width <= MAX_PIXELS:
-            first.keep(found, list(seed_pictures(found, range(SEED, SEED + COUNT), PSI)))
+    cache = ModelCache(given=offered, allow_local=allow_local, device=device)
+    first = First(offered[0].strip() if offered else "")
+    try:
+        if offered:
+            found = cache.get(offered[0])  # so that a wrong name is said here
+            config = found.generator.config
+            if COUNT * config.height * config.width <= MAX_PIXELS:
+                first.keep(found, list(seed_pictures(found, range(SEED, SEED + COUNT), PSI)))
+    except UserError as error:
+        if "SPACE_ID" not in os.environ:
+            raise
+        log.error("%s (a private model needs a secret HF_TOKEN in the Space's settings)", error)
     if mcp:
         try:
             import mcp as _  # noqa: F401
         except ImportError:
-            raise UserError("--mcp needs the package mcp: pip install 'gradio[mcp]'") from None
+            raise UserError('--mcp needs the package mcp: pip install "gradio[mcp]"') from None
     demo = _build(cache, offered, first)
     try:
         demo.launch(
             server_name=host,
             server_port=port,
+            share=share or None,  # None: where nothing else would reach it, as from a notebook on Colab
             theme=THEME,
             css=CSS,
             max_file_size=MAX_UPLOAD,
