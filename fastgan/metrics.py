@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fastgan.errors import UserError
 from fastgan.features import SCALES, load_features, to_rgb
+from fastgan.files import replace
 from fastgan.pixels import to_float, to_uint8
 
 NETWORKS = ("inception", *SCALES)
@@ -359,7 +360,7 @@ def real_features(
         folder.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(safetensors.torch.save({"features": features}))
-            os.replace(temporary, path)
+            replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

@@ -281,7 +281,7 @@ def commit_files(
 
 def read_remote(repo: str, path: str, kind: Kind = "model", revision: str | None = None) -> str | None:
     """A text file of a repository; None when it has none."""
-    with _plainly(repo), tempfile.TemporaryDirectory() as folder:
+    with _plainly(repo), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         options = {"repo_type": kind, "revision": revision, "local_dir": folder}
         try:
             local = patiently(lambda: HfApi().hf_hub_download(repo, path, **options), repo)
@@ -581,10 +581,11 @@ def _in_a_line(error: Exception, repo: str) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy(source, target)
+    if os.name != "nt":  # which lets no file be replaced while any of its names is read
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copy(source, target)
 
 
 @contextlib.contextmanager

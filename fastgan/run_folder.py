@@ -57,7 +57,8 @@ class RunFolder:
         self.opened = False
         self.leftover = False  # whether it holds what a run left that was killed before its first checkpoint
         self.skipped = 0  # pictures that were left out, as far as written down
-        self.lock = FileLock(path / LOCK_FILE)  # held while it writes; a process that ends lets it go
+        # Held while it writes; a process that ends lets it go, which one without the system's locks would not.
+        self.lock = FileLock(path / LOCK_FILE, fallback_to_soft=False)
 
     def open(self, config: TrainConfig) -> list[Path]:
         """Make it, or find the checkpoints in it, and write down the settings.
@@ -68,7 +69,7 @@ class RunFolder:
         path = self.path
         checkpoints = checkpoints_in(path / CHECKPOINTS)
         model = any((folder / WEIGHTS_FILE).exists() for folder in (path, path / BEST))
-        if os.path.isabs(config.dataset) and path.resolve() == Path(config.dataset).resolve():
+        if os.path.isabs(config.dataset) and _are_one(path, Path(config.dataset)):
             raise UserError(f"--output-dir {path}: holds the pictures; choose another folder")
         if self.resumes and not checkpoints:
             other = "its model can be a start: --init-from" if model else "start it again without --resume"
@@ -94,8 +95,9 @@ class RunFolder:
             raise UserError(
                 f"{self.path}: a run is going on in it; wait for it, or choose another --output-dir"
             ) from None
-        except (NotImplementedError, OSError):  # as on some network drives
-            pass
+        except OSError:  # as on some network drives
+            with suppress(OSError):
+                (self.path / LOCK_FILE).unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Let other runs in."""
@@ -149,6 +151,14 @@ class RunFolder:
         )
         left_out = "1 picture was" if len(skipped) == 1 else f"{len(skipped)} pictures were"
         return f"{left_out} left out; {self.path / SKIPPED_FILE} says why"
+
+
+def _are_one(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one folder; disks of Macs and Windows take "Cats" for "cats"."""
+    try:
+        return a.samefile(b)
+    except OSError:  # one is not there
+        return False
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import fastgan
 from fastgan.config import ModelConfig
 from fastgan.errors import UserError
-from fastgan.files import CONFIG_FILE, read_json, write_folder
+from fastgan.files import CONFIG_FILE, is_taken, read_json, write_folder
 from fastgan.hub import MAX_CONFIG, fetch
 from fastgan.publish import commit_files, how_closed, make_public, prepare_repo, read_remote
 
@@ -75,7 +75,7 @@ def write_space(folder: Path, model: str, title: str | None = None) -> list[str]
     Raises:
         UserError: the folder has something in it, or can't be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise UserError(f"{folder}: already there; choose a new folder")
     files = render_space(_checked(model), title)
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastgan.app.models import Found
+from fastgan.files import replace
 from fastgan.sampling import png_info
 from fastgan.video import write_video
 
@@ -54,8 +55,9 @@ def serve(data: bytes, name: str) -> str:
             continue
     with file:
         file.write(data)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)  # nobody ever sees half a file
+    with suppress(OSError):  # disks that are mounted buckets have no modes
+        os.chmod(file.name, 0o644)
+    replace(Path(file.name), path)  # nobody ever sees half a file
     return str(path)
 
 
@@ -86,7 +88,7 @@ def serve_png(image: Image.Image, found: Found, name: str, **facts: object) -> s
 
 def serve_film(frames: Sequence[Tensor], name: str, fps: int) -> str:
     """Path of the frames, uint8 [n, C, H, W] each, as a film in the format that the name ends in."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         write_video(frames, path := Path(folder, name), fps)
         return serve(path.read_bytes(), name)
 
