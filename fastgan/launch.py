@@ -90,14 +90,18 @@ def _asked_of_the_launcher():
         parents = [process.cmdline() for process in psutil.Process().parents()[: 2 if os.name == "nt" else 1]]
     except psutil.Error:  # it is gone, or somebody else's
         return None
-    starts = ((words, i) for words in parents for i, word in enumerate(words[:4], 1) if Path(word).stem in LAUNCHERS)
-    words, start = next(starts, ([], 0))
-    if not start:
+    flags = next((words[i:] for words in parents for i in range(1, 5) if _is_launcher(words[i - 1 : i])), None)
+    if flags is None:
         return None
-    asked = launch_command_parser().parse_args(words[start:])
+    asked = launch_command_parser().parse_args(flags)
     if asked.num_processes is None:
         asked.num_processes = load_config_from_file(asked.config_file).num_processes
     return asked
+
+
+def _is_launcher(words: Sequence[str]) -> bool:
+    """Whether the one word of a command line, if it has that many, names accelerate's launcher."""
+    return any(Path(word).name.removesuffix(".exe") in LAUNCHERS for word in words)
 
 
 def _free_port() -> int:
