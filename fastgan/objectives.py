@@ -87,9 +87,19 @@ class Objective:
         """Take back what :meth:`memory` gave."""
 
     def _learn(self, loss: Tensor, optimizer: AcceleratedOptimizer) -> None:
+        """One network's gradients, and its step where the batch is whole."""
         self.accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
+        if self.accelerator.sync_gradients:
+            if scaler := self.accelerator.scaler:
+                scaler.step(optimizer.optimizer)  # Accelerate's own would renew the scale between the two networks
+            else:
+                optimizer.step()
+            optimizer.zero_grad()
+
+    def _renew_scale(self) -> None:
+        """Once both networks have had their step: what is left of a batch is scaled as its beginning was."""
+        if self.accelerator.scaler and self.accelerator.sync_gradients:
+            self.accelerator.scaler.update()
 
 
 class PaperObjective(Objective):
@@ -133,6 +143,7 @@ class PaperObjective(Objective):
             logits, _ = judge(self._augmented(fake_images))
             g_loss = mean(g_hinge(part) for part in logits)
             self._learn(g_loss, players.g_optimizer)
+        self._renew_scale()
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/reconstruction": redrawn_loss}
 
     def panel(self) -> list[Tensor]:
@@ -197,6 +208,7 @@ class ProjectedObjective(Objective):
                 distance = energy_distance(summaries(drawn.plain, fake), self._before_kept(views))
                 self._keep(views)
             self._learn(g_loss + self.config.energy_weight * distance, players.g_optimizer)
+        self._renew_scale()
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/energy": distance}
 
     def memory(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Batches of a dataset that does not fit on this disk, read and decoded while training."""
 
 import itertools
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -92,9 +93,14 @@ class _WorkerBatches(torch.utils.data.IterableDataset):
                 return
 
 
-def _leave_ctrl_c(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: training decides when to stop, and ends its workers itself."""
+def _leave_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, and launchers pass on SIGTERM to whole groups of processes.
+
+    Training decides when to stop, and ends its workers itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def stream_batches(
@@ -147,6 +153,6 @@ def stream_batches(
         # A part is never split, so more would have nothing; and PyTorch warns of more than there are cores.
         num_workers=min(workers, made.rows(0).num_shards, cores()),
         generator=torch.Generator(),  # otherwise the loader draws from the random state of training
-        worker_init_fn=_leave_ctrl_c,
+        worker_init_fn=_leave_signals,
     )
     return StreamedBatches(found, loader, np.random.default_rng([seed, start_images, rank]), flip, as_bytes)

@@ -29,8 +29,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
+    DynamoBackend,
     InitProcessGroupKwargs,
     ProjectConfiguration,
+    broadcast,
     broadcast_object_list,
     parse_flag_from_env,
 )
@@ -136,6 +139,7 @@ class Trainer:
         self.world = self.accelerator.num_processes
         self.stop = self.wish = Stop.GOING  # what is decided; what this process would have
         self.files = RunFolder(self.folder, resume, self.main)
+        self.agreed = False  # whether all processes end here, rather than this one by itself
         self.trained = False  # whether a step was made since it started
         self.pressed = False  # whether Ctrl-C was pressed
         self.saved = False  # whether the last save is done
@@ -171,6 +175,7 @@ class Trainer:
         self.evaluator = self._together(self._start_evaluator)
         if self.resumes:
             self._load(checkpoints)
+        self._together(self._check_alike)
         self.stream = self._together(self._open_stream) if self.config.streaming else None
         log = watch.read_log(self.folder / LOG_FILE) if self.resumes else []
         self.remarked = set(watch.remarks(log))
@@ -321,17 +326,35 @@ class Trainer:
             error = refusal
         failed = torch.tensor([error is not None], dtype=torch.int64, device=self.accelerator.device)
         if int(self.accelerator.gather(failed).max()):
+            self.agreed = True
             raise error or UserError("another process could not start; see what it said")
         return result
 
     def _check_processes(self) -> None:
-        config = self.config
+        config, kind = self.config, self.accelerator.distributed_type
+        if kind != DistributedType.NO and not kind.value.startswith("MULTI_"):
+            raise UserError(f"accelerate is set up for {kind.value}, which this can't use; choose plain multi-GPU")
+        if self.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+            raise UserError("accelerate is set up for torch dynamo, which this can't use; set it to no")
+        started = int(os.environ.get("WORLD_SIZE", 1))
+        if started != self.world and not self.shares_state:
+            raise UserError(
+                f"started as {started} processes, which accelerate takes for {self.world}; "
+                "on CPUs torchrun needs ACCELERATE_USE_CPU=true before it"
+            )
         parts = config.accumulate * self.world
         if config.batch_size % parts or config.batch_size // parts < 2:
             raise UserError(
                 f"--batch-size {config.batch_size}: does not split into parts of at least 2 pictures for {self.world} "
                 f"processes × --accumulate {config.accumulate}; try {parts * max(2, config.batch_size // parts)}"
             )
+
+    def _check_alike(self) -> None:
+        """Raise a UserError where processes, on several machines, have other pictures or stand elsewhere."""
+        pictures = int(self.pictures.fingerprint[:15], 16) if self.pictures else 0
+        standing = torch.tensor([[self.state.images, self.state.steps, pictures]], device=self.accelerator.device)
+        if (self.accelerator.gather(standing) != standing).any():
+            raise UserError("the processes have different pictures or checkpoints; give all machines the same")
 
     def _open_hub(self) -> Any:
         """What pushes this run, its right to do so checked before any time is spent; None where nothing does."""
@@ -445,7 +468,9 @@ class Trainer:
             if config.freeze_d and not keeps:
                 raise UserError(f"--freeze-d {config.freeze_d}: {self.base.name} brings nothing that could be kept")
         freeze_blocks(discriminator, config.freeze_d)
-        adam = {"betas": (config.beta1, config.beta2), "fused": config.fast}
+        # Fused, Adam on MPS takes no notice of the scaling of fp16 (pytorch/pytorch#186360).
+        scaled_on_mps = self.accelerator.scaler is not None and self.accelerator.device.type == "mps"
+        adam = {"betas": (config.beta1, config.beta2), "fused": config.fast and not scaled_on_mps}
         g_rate, d_rate = (rate or config.learning_rate for rate in (config.g_learning_rate, config.d_learning_rate))
         g_optimizer, d_optimizer = (
             torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=rate, **adam)
@@ -465,10 +490,11 @@ class Trainer:
         self._build_networks()
         model = self.config.model
         shape = (self.part, model.channels, model.height, model.width)
-        with self.accelerator.accumulate(self.players.generator, self.players.discriminator):
-            self.objective.play(self.players, torch.zeros(shape, device=self.accelerator.device))
-        self.accelerator.free_memory()
+        for _ in range(self.config.accumulate):
+            with self.accelerator.accumulate(self.players.generator, self.players.discriminator):
+                self.objective.play(self.players, torch.zeros(shape, device=self.accelerator.device))
         del self.players, self.objective, self.ema
+        self.accelerator.free_memory()
         self.state.level = level
 
     @property
@@ -491,6 +517,7 @@ class Trainer:
         before, _ = self._parts()
         # What new layers begin with must not depend on when the average was last drawn from.
         settled = copy.deepcopy(self.ema).settle(before["generator"], batch_size=self.part).train()
+        del self.players, self.objective, self.ema
         self.accelerator.free_memory()
         self.state.level, self.trained, self.evaluated = level, True, -1
         self._build_networks()
@@ -499,6 +526,8 @@ class Trainer:
         double_to(now["generator"], before["generator"], self.part)
         now["ema"].load_state_dict(now["generator"].state_dict())
         double_to(now["ema"], before["ema"], self.part, settled)
+        for network in now.values():  # each process has measured by itself how new layers begin
+            broadcast(network.state_dict())
         config = self.ema.model.config
         self.say(f"{self.state.kimg:.1f} kimg: pictures grow to {config.width}x{config.height}")
 
@@ -617,6 +646,10 @@ class Trainer:
             return
         if self.stream:
             self._say_skipped(self.stream.skipped)
+        networks, _ = self._parts()
+        if not all(weight.isfinite().all() for network in networks.values() for weight in network.parameters()):
+            self.wish = Stop.DIVERGED  # in the very last step, whose loss was still a number
+            return
         generator = self._settled()
         self._save_checkpoint(generator)
         with self._not_worth_a_run():
@@ -676,7 +709,7 @@ class Trainer:
         """Ctrl-C, a polite kill and a closed terminal stop the run after the step at hand; Ctrl-C again at once."""
 
         def interrupt(number, frame):
-            if number in HANG_UP:
+            if number in HANG_UP and os.name != "nt":  # there it may be Ctrl-Break too
                 with open(os.devnull, "w") as nowhere:  # what would still be said has nowhere to go
                     for stream in (sys.stdout, sys.stderr):
                         if stream.isatty():
@@ -725,13 +758,14 @@ class Trainer:
         if self.main and self.stop != Stop.DIVERGED:
             if self.trained:
                 self.save()
-            self.saved = True
+            self.saved = self.wish != Stop.DIVERGED
             self.stop = max(self.stop, self.wish)  # Ctrl-C may have come while it was saved
             if self.stop == Stop.FINISHED and self.evaluator and self.evaluated != self.state.images:
                 self.evaluate()
                 with self._not_worth_a_run():
                     write_report(self.folder)
         self.accelerator.wait_for_everyone()
+        self.agreed = True
         not_there = f"\n{self.publisher.where_it_is(self.state.kimg)}" if self.publisher else ""
         if self.stop == Stop.DIVERGED:
             raise UserError(
@@ -757,7 +791,11 @@ class Trainer:
     def close(self) -> None:
         """End trackers and the process group, and let the next run of this process choose its own precision."""
         self.stream = None  # ends its workers
-        self.accelerator.end_training()
+        if self.agreed or self.world == 1:
+            self.accelerator.end_training()
+        else:  # NCCL would wait here for processes that wait for this one
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         self._forget_accelerate()
         self.files.leave()
 

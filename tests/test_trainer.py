@@ -399,6 +399,24 @@ def test_a_run_that_diverged_in_its_last_steps_is_no_success(tiny, end):
     trainer.close()
 
 
+def test_weights_that_the_very_last_step_broke_are_not_saved(tiny):
+    trainer = Trainer(tiny(max_steps=2))
+    step = trainer.step
+
+    def step_and_break(batches):
+        done = step(batches)
+        if trainer.state.steps == 2:  # its losses were computed before
+            with torch.no_grad():
+                next(trainer.players.discriminator.parameters()).fill_(math.nan)
+        return done
+
+    trainer.step = step_and_break
+    with pytest.raises(UserError, match="the loss is no longer a number"):
+        trainer.run()
+    assert not (trainer.folder / "model.safetensors").exists()
+    trainer.close()
+
+
 def test_a_finished_run_that_is_resumed_stays_as_it_is(tiny, capsys):
     config = tiny(eval_images=8)
     folder = train(config)
@@ -565,6 +583,38 @@ def test_two_processes_say_once_what_is_wrong(tiny, cache, pictures, start):
     output = process.communicate(timeout=PATIENCE)[0]
     assert output.count("holds a run already") == 1
     assert process.returncode == 1 and "Traceback" not in output
+
+
+def test_a_scale_that_grows_reaches_both_networks_between_batches(tiny):
+    """Scaling by powers of two is exact: weights are those of a run without it, unless parts of one batch differ."""
+    weights = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=1)):
+        trainer = Trainer(tiny(accumulate=2))
+        trainer.accelerator.scaler = scaler
+        batches = trainer._batches()
+        for _ in range(3):
+            trainer.step(batches)
+        weights.append({name: t.clone() for n in trainer._parts()[0].values() for name, t in n.state_dict().items()})
+        trainer.close()
+    assert scaler.get_scale() == 16
+    assert_equal(*weights)
+
+
+def test_a_polite_kill_of_processes_that_stream_saves(tiny, cache, pictures, start):
+    run = Path(tiny().output_dir)
+    flags = ["--streaming", "--max-minutes", "5", "--output-dir", str(run)]
+    process = start("--dataset", pictures, "--cache-dir", cache, *TINY, *flags, launcher=TWO)
+    wait_for(lambda: (run / "log.jsonl").exists(), process)
+    os.killpg(process.pid, signal.SIGTERM)  # as launchers and job schedulers send it
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert f"--resume {run}" in output and "DataLoader" not in output, output
+    assert len(checkpoints_in(run / "checkpoints")) == 1
+
+
+def test_processes_that_accelerate_does_not_see_are_refused(tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun does, which on CPUs tells accelerate nothing more
+    with pytest.raises(UserError, match="started as 2 processes.* needs ACCELERATE_USE_CPU=true"):
+        Trainer(tiny())
 
 
 def test_the_discriminator_holds_no_gradient_after_the_generators_step(tiny):
