@@ -441,7 +441,7 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
     from tqdm import tqdm
 
     from fastgan.hub import from_pretrained
-    from fastgan.sampling import interpolate, mix_grid, sample, seeded_inputs, walk
+    from fastgan.sampling import interpolate, mix_sheet, sample, seeded_inputs, walk
     from fastgan.video import write_mp4
 
     weights = folder / BEST if best else folder
@@ -457,15 +457,10 @@ def draw_card_pictures(folder: Path, best: bool = False) -> None:
         return made != time and made <= newest
 
     if generator.config.gates and is_due(STYLE_MIX_FILE):
-        z, noise = seeded_inputs(generator, CONTENT_SEEDS)
-        style_z, _ = seeded_inputs(generator, STYLE_SEEDS)
-        contents, styles = (list(sample(generator, seeds, batch_size=1)) for seeds in (CONTENT_SEEDS, STYLE_SEEDS))
-        total = len(CONTENT_SEEDS) * len(STYLE_SEEDS)
-        mixed = list(tqdm(mix_grid(generator, z, noise, style_z), "Mixing grid", total, leave=False, disable=None))
-        rows = [torch.full_like(contents[0], 255), *styles]
-        for row, content in enumerate(contents):
-            rows += [content, *mixed[row * len(styles) : (row + 1) * len(styles)]]
-        _write_sheet(folder / STYLE_MIX_FILE, rows, 1 + len(styles))
+        columns = 1 + len(STYLE_SEEDS)
+        cells, count = mix_sheet(generator, CONTENT_SEEDS, STYLE_SEEDS), columns * (1 + len(CONTENT_SEEDS))
+        bar = tqdm(cells, "Mixing grid", count, leave=False, disable=None)
+        _write_sheet(folder / STYLE_MIX_FILE, list(bar), columns)
         os.utime(folder / STYLE_MIX_FILE, ns=(time, time))
     if is_due(WALK_FILE):
         z, noise = seeded_inputs(generator, WALK_SEEDS)
@@ -486,12 +481,13 @@ def _write_sheet(path: Path, pictures: list[torch.Tensor], columns: int) -> None
     write_file(path, lambda temporary: sheet.save(temporary, optimize=True))
 
 
-def write_card(folder: Path, repo: str | None = None, license: str | None = None) -> Path:
+def write_card(folder: str | os.PathLike, repo: str | None = None, license: str | None = None) -> Path:
     """Draw the pictures and write the card of a folder into the folder itself; a card there is renewed, not lost.
 
     Raises:
         UserError: the folder holds no model, can't be written to, or `repo` is no Hub id.
     """
+    folder = Path(folder)
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder}: no {CONFIG_FILE}, so there is no model; name a run folder or an imported model")
     if repo:

@@ -281,16 +281,9 @@ def mix_command(options: argparse.Namespace) -> None:
     if not generator.config.gates:
         raise UserError(f"mix: {_name(options.model)} has no gates to mix through; models of 64 pixels and more have")
     strength = _strengths(options.gates, options.strength, generator.config.gates)
-    z, noise = sampling.seeded_inputs(generator, contents)
-    style_z = psi * sampling.seeded_inputs(generator, styles)[0]
-    mixes = sampling.mix_grid(generator, psi * z, noise, style_z, strength)
-    bar = tqdm(mixes, total=len(contents) * len(styles), unit=" pictures", disable=None)
-    cells = torch.cat(list(bar)).unflatten(0, (len(contents), len(styles)))
-    own = torch.cat(list(sampling.sample(generator, contents, psi)))
-    head = torch.cat(list(sampling.sample(generator, styles, psi)))
-    corner = torch.full_like(own[:1], 255)
-    rows = [torch.cat([corner, head])] + [torch.cat([own[i : i + 1], row]) for i, row in enumerate(cells)]
-    sheet = sampling.grid(torch.cat(rows), columns=1 + len(styles))
+    drawn = sampling.mix_sheet(generator, contents, styles, psi, strength)
+    bar = tqdm(drawn, total=cells, unit=" pictures", disable=None)
+    sheet = sampling.grid(torch.cat(list(bar)), columns=1 + len(styles))
     facts = {"content": options.content, "style": options.style, "psi": options.psi, "strength": options.strength}
     info = sampling.png_info(**about, **facts, gates=options.gates or "all")
     write_file(options.out, lambda path: sheet.save(path, pnginfo=info))

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 from fastgan.models import Generator
 
@@ -33,8 +33,9 @@ class EMA:
             seen: how many it has seen in all; only a warm-up asks for it.
         """
         half_life = min(self.half_life_images, self.warmup * seen) if self.warmup else self.half_life_images
-        step = 1 - 0.5 ** (images / max(half_life, 1e-9))
-        torch._foreach_lerp_(list(self.model.parameters()), [p.detach() for p in generator.parameters()], step)
+        decay = 0.5 ** (images / max(half_life, 1e-9))
+        move = get_ema_multi_avg_fn(decay)
+        move(list(self.model.parameters()), [p.detach() for p in generator.parameters()], None)
 
     def settle(self, generator: Generator, images: int = 128, batch_size: int = 8) -> Generator:
         """The averaged generator ready for eval mode, its buffers made for its own parameters.

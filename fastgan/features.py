@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import fuse_conv_bn_weights
 
 from fastgan import fast
 from fastgan.errors import UserError
@@ -197,12 +198,12 @@ def _folded(weights: dict[str, Tensor], network: FeatureNetwork) -> dict[str, Te
     for ours, (conv, norm) in pairs.items():
         if f"{conv}.weight" not in weights:  # the first row has nothing to expand; a true gap fails the strict load
             continue
-        gain, shift, mean, variance = (
-            weights[f"{norm}.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")
+        kernel, mean, variance, gain, shift = (
+            weights[key].double()
+            for key in (f"{conv}.weight", *(f"{norm}.{k}" for k in ("running_mean", "running_var", "weight", "bias")))
         )
-        gain = gain / (variance + BATCH_NORM_EPS).sqrt()
-        state[f"{ours}.weight"] = (weights[f"{conv}.weight"].double() * gain[:, None, None, None]).float()
-        state[f"{ours}.bias"] = (shift - mean * gain).float()
+        fused = fuse_conv_bn_weights(kernel, None, mean, variance, BATCH_NORM_EPS, gain, shift)
+        state[f"{ours}.weight"], state[f"{ours}.bias"] = (tensor.detach().float() for tensor in fused)
     return state
 
 

@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
 from fastgan import fast
 from fastgan.layers import NoiseInjection, NoisyUpBlock
@@ -53,7 +53,7 @@ def _fold(generator: Generator) -> Generator:
             block.norm = _into(block.conv, block.norm)
         doubling = block.conv1 if isinstance(block, NoisyUpBlock) else block.conv
         doubling.register_buffer("kernel", fast.transposed_kernel(doubling.weight))
-    quick.eval().to(dtype)  # the new parts too
+    quick.eval().requires_grad_(False).to(dtype)  # the new parts too
     return quick.to(memory_format=torch.channels_last) if device.type in ("cpu", "cuda") else quick
 
 
@@ -74,10 +74,9 @@ def _scale(norm: nn.BatchNorm2d) -> torch.Tensor:
 
 def _into(conv: nn.Module, norm: nn.BatchNorm2d) -> nn.Identity:
     """Work a batch normalisation into the convolution before it."""
-    scale = _scale(norm)
-    outputs = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-    conv.weight = nn.Parameter(conv.weight * scale.view(outputs), requires_grad=False)
-    conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    transpose = isinstance(conv, nn.ConvTranspose2d)
+    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, transpose)
     return nn.Identity()
 
 

@@ -237,21 +237,18 @@ class Decoder(nn.Module):
     Args:
         in_channels: channels of the feature map.
         channels: channels of the picture.
-        grid: height and width the map is pooled to before it grows.
-        doublings: how often the picture doubles from there.
+        doublings: how many times the picture is as large as the map, as a power of two.
     """
 
     widths = (128, 64, 64, 32)  # after each doubling; they do not follow ndf
 
-    def __init__(self, in_channels: int, channels: int, grid: tuple[int, int], doublings: int):
+    def __init__(self, in_channels: int, channels: int, doublings: int):
         super().__init__()
         widths = (in_channels, *self.widths[:doublings])
-        self.pool = nn.AdaptiveAvgPool2d(grid)
         self.up = nn.ModuleList(UpBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
         self.to_image = conv(widths[-1], channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(x)
         for block in self.up:
             x = block(x)
         return torch.tanh(self.to_image(x))
