@@ -339,6 +339,9 @@ class TrainConfig:
     )
 
     def __post_init__(self):
+        for f in dataclasses.fields(self):
+            if isinstance(value := getattr(self, f.name), os.PathLike):
+                object.__setattr__(self, f.name, os.fspath(value))
         if type(self.size) is int:
             object.__setattr__(self, "size", str(self.size))
         if not isinstance(self.dataset, str) or not self.dataset:

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ class Program(nn.Module):
 
 
 def export_onnx(
-    generator: Generator, folder: Path, dtypes: Sequence[torch.dtype] = tuple(FILES), name: str = ""
+    generator: Generator, folder: str | os.PathLike, dtypes: Sequence[torch.dtype] = tuple(FILES), name: str = ""
 ) -> list[Exported]:
     """Write model.onnx (fp32) and model_fp16.onnx (half the size), each run and compared before it is kept.
 
@@ -85,7 +86,7 @@ def export_onnx(
         import onnxscript  # noqa: F401 - what PyTorch's exporter is made with
     except ModuleNotFoundError as error:
         raise UserError(f'export: needs the package {error.name}: pip install -e ".[export]"') from None
-    plain = _plain(generator)
+    folder, plain = Path(folder), _plain(generator)
     gates = len(generator.config.gates)
     z, noise = seeded_inputs(plain, list(CHECKED_SEEDS))
     inputs = (z, z.flip(0), torch.linspace(0.3, 1, gates), noise) if gates else (z, None, None, noise)

@@ -62,7 +62,7 @@ def from_pretrained(
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
 ) -> Generator:
     """The generator in a local folder or on the Hub, in eval mode.
 
@@ -74,8 +74,8 @@ def from_pretrained(
         cache_dir: where downloads are kept.
         local_files_only: take only what is in the cache.
         device: where the generator goes; "auto" is the GPU where there is one.
-        dtype: what it computes in. In torch.bfloat16 or torch.float16 pictures are quicker where the hardware has it,
-            take half the memory, and differ in places by a shade or two.
+        dtype: what it computes in, or its name. In torch.bfloat16 or torch.float16 pictures are quicker where the
+            hardware has it, take half the memory, and differ in places by a shade or two.
 
     Raises:
         UserError: there is no such model, or it is not one that can be trusted to be a FastGAN generator: a config
@@ -92,6 +92,8 @@ def from_pretrained(
     except UserError as error:
         where = "" if str(folder) in str(error) else f"{folder}: "
         raise UserError(f"{where}{error}") from None
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
     return load_generator(config, folder / WEIGHTS_FILE).to(find_device(device), dtype)
 
 

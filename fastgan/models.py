@@ -7,6 +7,7 @@ Where the picture is not square the map at level r is r/4 times the base grid.
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -105,12 +106,36 @@ class Generator(nn.Module):
 
         hub.save_model(self, Path(folder))
 
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Put the generator on the Hub, with a card, in one commit. Returns the address of its page.
+
+        Args:
+            repo: Hub id; made, and private, where it is not there yet.
+            options: public, revision, message and license, as of :func:`fastgan.publish.push`.
+        """
+        from fastgan import publish
+
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            self.save_pretrained(folder)
+            return publish.push(Path(folder), repo, **options).url
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.to_full.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are, and what it computes in."""
+        return self.to_full.weight.dtype
+
     def sample(
         self,
         seeds: Iterable[int],
         psi: float = 1.0,
         style_seeds: Iterable[int] | None = None,
         style_strength: float | Mapping[int, float] = 1.0,
+        batch_size: int = 8,
     ) -> list[Image.Image]:
         """One picture per seed, drawn as in eval mode; the same seed is the same picture in any batch.
 
@@ -119,13 +144,14 @@ class Generator(nn.Module):
             psi: truncation: 1 is off, lower is less varied with fewer accidents.
             style_seeds: as many seeds that drive the gates instead (style mixing).
             style_strength: as in :meth:`forward`.
+            batch_size: pictures at a time on a GPU and in half precision.
 
         Raises:
             UserError: a value is out of range, there is no such gate, or the seeds do not pair up.
         """
         from fastgan import sampling  # it imports this module
 
-        drawn = sampling.sample(self, seeds, psi, style_seeds, style_strength)
+        drawn = sampling.sample(self, seeds, psi, style_seeds, style_strength, batch_size)
         return [sampling.to_pil(image) for batch in drawn for image in batch]
 
     def noise_sizes(self) -> list[tuple[int, int]]:
@@ -233,10 +259,9 @@ class Discriminator(nn.Module):
         self.small_head = conv(small[8], 1, 4)
 
         doublings = (min(config.level, 128) // 8).bit_length() - 1
-        grid = config.size_at(8)
-        self.decode_whole = Decoder(width[8], config.channels, grid, doublings)
-        self.decode_quadrant = Decoder(width[16], config.channels, grid, doublings)
-        self.decode_small = Decoder(small[8], config.channels, grid, doublings)
+        self.decode_whole = Decoder(width[8], config.channels, doublings)
+        self.decode_quadrant = Decoder(width[16], config.channels, doublings)
+        self.decode_small = Decoder(small[8], config.channels, doublings)
 
     def blocks(self) -> list[nn.ModuleList]:
         """Its parts from the picture inward, those of both branches that work at one depth together."""

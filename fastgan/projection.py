@@ -95,7 +95,7 @@ def open_picture(source: bytes | Path, what: str) -> Image.Image:
 
 def project(
     generator: Generator,
-    picture: Image.Image,
+    picture: Image.Image | str | Path,
     *,
     starts: int = 48,
     keep: int = 3,
@@ -110,7 +110,7 @@ def project(
 
     Args:
         generator: in eval mode.
-        picture: any, from :func:`open_picture`; its middle is cut to the generator's shape.
+        picture: any, from :func:`open_picture`, or its file; its middle is cut to the generator's shape.
         starts: how many seeds are looked at.
         keep: how many of them are improved.
         steps: of gradient descent.
@@ -124,6 +124,8 @@ def project(
     if not 1 <= keep <= starts or steps < 1:
         raise UserError(f"project: expected starts >= keep >= 1 and steps >= 1, got {starts}, {keep} and {steps}")
     config, device = generator.config, next(generator.parameters()).device
+    if not isinstance(picture, Image.Image):
+        picture = open_picture(Path(picture), str(picture))
     try:
         pixels = torch.from_numpy(prepare(picture, Preparation((config.height, config.width), config.channels)).copy())
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

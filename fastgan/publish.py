@@ -352,7 +352,7 @@ def repository_files(folder: Path, best: bool = False, nearest: bool = False) ->
 
 
 def push(
-    folder: Path,
+    folder: str | os.PathLike,
     repo: str,
     *,
     public: bool = False,
@@ -383,6 +383,7 @@ def push(
     Raises:
         UserError: no model there, no right to write, or the Hub would not have it; then nothing has changed there.
     """
+    folder = Path(folder)
     repository_files(folder, best, nearest)  # says what is missing before anything is asked or drawn
     full, private = prepare_repo(repo, public=public, say=say)
     _check_kind(full, revision)

@@ -58,7 +58,7 @@ class Line(NamedTuple):
     marks: bool = False  # a dot on every point, with its values as a tooltip
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: str | os.PathLike) -> Path:
     """Write report.html into a run folder, from what is in it; quick enough for every checkpoint.
 
     Args:

@@ -1,5 +1,6 @@
 """Seeds to pictures: one seed is one picture, whatever the batch or its order."""
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,7 +96,7 @@ def at_a_time(weight: Tensor, batch_size: int) -> int:
 def draw(
     generator: Generator,
     z: Tensor,
-    noise: list[Tensor],
+    noise: list[Tensor] | None = None,
     style_z: Tensor | None = None,
     style_strength: float | Mapping[int, float] = 1.0,
     batch_size: int = 8,
@@ -108,13 +109,15 @@ def draw(
     Args:
         generator: drawn from as in eval mode.
         z: latents for the main path, [N, Z].
-        noise: maps as from :func:`seeded_inputs`, for the same N.
+        noise: maps as from :func:`seeded_inputs`, for the same N; those of seed 0 for all when not given.
         style_z, style_strength: as in :meth:`fastgan.models.Generator.forward`.
         batch_size: pictures at a time on other devices and in half precision.
     """
     generator = folded(generator)
     weight = next(generator.parameters())
     step = at_a_time(weight, batch_size)
+    if noise is None:
+        noise = [maps.expand(len(z), -1, -1, -1) for maps in seeded_inputs(generator, [0])[1]]
     for start in range(0, len(z), step):
         part = slice(start, start + step)
         style = None if style_z is None else style_z[part].to(weight)
@@ -189,10 +192,13 @@ def png_info(model: str, revision: str, **facts: object) -> PngInfo:
     return info
 
 
-def grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """A contact sheet of pictures, uint8 [N, C, H, W]; as square as it gets unless `columns` is given."""
+def grid(images: Tensor | Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """A contact sheet of pictures, uint8 [N, C, H, W] or PIL's; as square as it gets unless `columns` is given."""
+    from torchvision.transforms.functional import pil_to_tensor
     from torchvision.utils import make_grid
 
+    if not isinstance(images, Tensor):
+        images = torch.stack([pil_to_tensor(image) for image in images])
     columns = columns or int(np.ceil(len(images) ** 0.5))
     sheet = make_grid(images, nrow=columns, padding=2, pad_value=255)
     return to_pil(sheet[:1] if images.shape[1] == 1 else sheet)
@@ -286,6 +292,31 @@ def mix_grid(
         maps = [contents[row : row + 1] for contents in noise]
         for column in range(len(style_z)):
             yield from draw(generator, z[row : row + 1], maps, style_z[column : column + 1], style_strength)
+
+
+def mix_sheet(
+    generator: Generator,
+    contents: Sequence[int],
+    styles: Sequence[int],
+    psi: float = 1.0,
+    style_strength: float | Mapping[int, float] = 1.0,
+) -> Iterator[Tensor]:
+    """The cells of a mixing sheet row by row, uint8 [1, C, H, W]: a blank one and every style, then every content and
+    what it becomes with each style (arXiv:2101.04775, sec. 4.3).
+
+    Args:
+        generator: in eval mode.
+        contents, styles: seeds, one per row and one per column.
+        psi, style_strength: as in :func:`sample`.
+    """
+    z, noise = seeded_inputs(generator, contents)
+    mixes = mix_grid(generator, psi * z, noise, psi * seeded_inputs(generator, styles)[0], style_strength)
+    head = list(sample(generator, styles, psi, batch_size=1))
+    yield torch.full_like(head[0], 255)
+    yield from head
+    for content in sample(generator, contents, psi, batch_size=1):
+        yield content
+        yield from itertools.islice(mixes, len(styles))
 
 
 @torch.no_grad()

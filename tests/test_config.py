@@ -96,6 +96,11 @@ def test_a_run_trains_at_every_size_from_the_first(changes, levels):
         assert dataclasses.replace(part, height=config.model.height, width=config.model.width) == config.model
 
 
+def test_folders_may_be_paths(tmp_path):
+    config = TrainConfig(dataset=tmp_path, output_dir=tmp_path / "run", recipe="paper")
+    assert config == TrainConfig(dataset=str(tmp_path), output_dir=str(tmp_path / "run"), recipe="paper")
+
+
 def test_configs_survive_json():
     model = ModelConfig(512, 768, 4, 100, 32, "tanh")
     assert ModelConfig.from_dict(json.loads(json.dumps(model.to_dict()))) == model

@@ -1,9 +1,12 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import fastgan
 from fastgan import Generator, ModelConfig
 from fastgan.cli import main, train_parser
 from fastgan.hub import save_model
@@ -22,6 +25,28 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     exec(code, {})
     assert len(list(tmp_path.glob("seed*.png"))) == 16
     assert (tmp_path / "mixed.png").exists()
+
+
+def test_the_python_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "cache"))
+    shutil.copytree(ROOT / "examples" / "emoji_faces", "pictures", ignore=lambda _, names: sorted(names)[8:])
+    with Image.open(next(Path("pictures").glob("*.webp"))) as picture:
+        picture.save("face.png")
+    torch.manual_seed(0)
+    save_model(Generator(ModelConfig(64, 64, z_dim=8, ngf=4)), Path("runs/pictures"))
+    page = (ROOT / "docs" / "PYTHON.md").read_text(encoding="utf-8")
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    assert len(names["pictures"]) == 16 and names["sheet"].size == (8 * 66 + 2, 2 * 66 + 2)
+    assert names["found"].done == 20 and Path("walk.webp").exists()
+    assert names["figures"].results and Path("my-model/model.safetensors").exists()
+
+
+def test_what_the_package_offers_is_there_before_it_is_asked_for():
+    assert {*fastgan.__all__, "sampling", "video"} <= set(dir(fastgan))
+    assert fastgan.sampling.MAX_SEED and not hasattr(fastgan, "nothing")
 
 
 def test_the_training_page_has_every_flag_and_no_other():

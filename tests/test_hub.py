@@ -246,6 +246,13 @@ def test_a_model_in_half_precision_is_saved_whole(folder, tmp_path):
     assert next(fastgan.from_pretrained(tmp_path / "half").parameters()).dtype == torch.float32
 
 
+def test_devices_and_types_may_be_named(folder):
+    generator = fastgan.from_pretrained(folder, device="auto", dtype="bfloat16")
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    assert generator.device.type == (accelerator or torch.device("cpu")).type
+    assert generator.dtype == next(generator.parameters()).dtype == torch.bfloat16
+
+
 def test_a_folder_has_no_revision(folder):
     with pytest.raises(UserError, match="a folder, which has no revision v1"):
         fastgan.from_pretrained(folder, revision="v1")

@@ -156,6 +156,19 @@ def test_the_usage_in_the_card_runs_as_printed(hub, pushed, tmp_path):
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["mixed.png", "seed0.png"]
 
 
+def test_a_generator_pushes_itself_with_a_card(hub, repo, tmp_path):
+    push = """
+import sys, torch, fastgan
+torch.manual_seed(0)
+generator = fastgan.Generator(fastgan.ModelConfig(32, 32, z_dim=8, ngf=2))
+print(generator.push_to_hub(sys.argv[1], license="mit"))
+print(fastgan.from_pretrained(sys.argv[1]).sample([3])[0].tobytes() == generator.sample([3])[0].tobytes())
+"""
+    printed = run_python(push, hub.env(tmp_path / "cache"), tmp_path, repo)
+    assert printed.endswith(f"{hub.endpoint}/{repo}\nTrue\n")
+    assert ModelCard(hub.repo_files(repo)["README.md"].decode()).data.license == "mit"
+
+
 def test_a_card_edited_by_hand_survives_the_next_push(hub, person, run, repo):
     person.give("fastgan", "push", run, repo)
     card = hub.repo_files(repo)["README.md"].decode()
