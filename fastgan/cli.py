@@ -16,7 +16,7 @@ from fastgan.config import GROUPS, RESUMABLE, TrainConfig, choices_of, flag, kin
 from fastgan.errors import UserError
 from fastgan.files import SETTINGS_FILE, quoted, read_json
 from fastgan.hub_commands import add_hub_commands
-from fastgan.launch import missing_processes, start_processes
+from fastgan.launch import is_in_a_cell, missing_processes, start_beside_the_cell, start_processes
 
 
 class Parser(argparse.ArgumentParser):
@@ -154,6 +154,8 @@ def train_main(arguments: Sequence[str] | None = None, prog: str = "train.py") -
             return 0
         if missing := missing_processes():
             return start_processes(missing, arguments)
+        if is_in_a_cell():
+            return start_beside_the_cell(arguments)
         try:
             from fastgan.trainer import train
         except ImportError as error:

@@ -79,6 +79,35 @@ def start_processes(environments: dict[int, dict[str, str]], arguments: Sequence
     return failed if failed >= 0 else 1  # below 0 is the signal that ended it
 
 
+def is_in_a_cell() -> bool:
+    """Whether this is the one process that `!python train.py` has started in a cell of Jupyter or Kaggle."""
+    return hasattr(os, "setsid") and "JPY_PARENT_PID" in os.environ and "LOCAL_RANK" not in os.environ
+
+
+def start_beside_the_cell(arguments: Sequence[str]) -> int:
+    """Train in a process that outlives this one, which such a cell kills half a second after it was stopped.
+
+    Stopped, the other process hears that its terminal has closed, saves, and ends. Returns its exit code.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"}
+    process = subprocess.Popen([sys.executable, "-c", TRAIN, *arguments], env=environment, start_new_session=True)
+    told: list[int] = []
+
+    def stop(number, frame):
+        process.send_signal(signal.SIGHUP)
+        if not told:
+            print("Stopping after this step and saving; the run folder is complete in a moment", file=sys.stderr)
+        told.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        code = process.wait()
+        return code if code >= 0 else 1  # below 0 is the signal that ended it
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _asked_of_the_launcher():
     """What `accelerate launch` was told, flags before its own configuration; None where it did not start us."""
     import psutil

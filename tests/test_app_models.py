@@ -128,6 +128,15 @@ def test_ids_and_revisions_are_read(text, parts):
     assert parse_model(text) == parts
 
 
+def test_what_is_wrong_is_said_without_saying_where_the_server_keeps_it(tmp_path):
+    folder = tmp_path / "ann lee" / "faces"
+    make_model(folder, size=32, ngf=4)
+    (folder / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"^faces: model\.safetensors: not a whole safetensors file") as refusal:
+        ModelCache(given=[str(folder)]).get(str(folder))
+    assert "lee" not in str(refusal.value)
+
+
 def test_models_beyond_what_the_page_can_bear_are_refused_before_their_weights(tmp_path):
     make_model(tmp_path / "huge", size=32, ngf=4)
     config = json.loads((tmp_path / "huge" / "config.json").read_text())

@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import os
+import select
 import shutil
 import signal
 import sqlite3
@@ -350,6 +351,30 @@ def test_what_ends_a_run_from_outside_saves_and_says_how_to_go_on(tmp_path, cach
     assert f"--resume {run}" in output and "Traceback" not in output
     assert fastgan.from_pretrained(run).config.level == 32
     assert len(checkpoints_in(run / "checkpoints")) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "forkpty"), reason="notebooks give cells no such terminal there")
+def test_a_cell_of_a_notebook_that_is_stopped_saves_though_it_is_killed(tmp_path, cache, pictures):
+    run = tmp_path / "run"
+    flags = ["--dataset", pictures, "--cache-dir", cache, *TINY, "--max-minutes", "5", "--output-dir", str(run)]
+    pid, terminal = os.forkpty()
+    if not pid:
+        os.chdir(ROOT)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "JPY_PARENT_PID": "1"}
+        os.execve(sys.executable, [sys.executable, "train.py", *flags], environment)
+    deadline = time.monotonic() + PATIENCE
+    while not (run / "log.jsonl").exists() and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 10_000)
+    os.write(terminal, b"\x03")
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    while not (run / "report.html").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(checkpoints_in(run / "checkpoints")) == 1
+    assert fastgan.from_pretrained(run).config.level == 32
 
 
 def test_a_run_killed_before_its_first_checkpoint_can_be_begun_anew(tiny, tmp_path, capsys):

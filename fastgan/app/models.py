@@ -189,6 +189,7 @@ class ModelCache:
         return commit
 
     def _read(self, model: str, name: str, commit: str | None = None, token: str | bool | None = None) -> Generator:
+        config_path = None
         try:
             if commit is None:
                 config_path = Path(model) / CONFIG_FILE
@@ -200,9 +201,10 @@ class ModelCache:
             return self._load(model, revision=commit, token=token).to(self._device)
         except UserError as error:
             # Where this server keeps its files is nobody else's business.
-            raise UserError(
-                re.sub(r"(?<!\S)/\S*/", f"{name}: " if name not in str(error) else "", str(error))
-            ) from None
+            text = str(error)
+            for folder in (model, config_path.parent if config_path else model):
+                text = text.replace(f"{folder}{os.sep}", f"{name}: ")
+            raise UserError(text) from None
         except OSError:
             raise UserError(f"{name}: has no {CONFIG_FILE} to be read, so it is not a fastgan model") from None
 
