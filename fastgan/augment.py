@@ -48,7 +48,7 @@ def translation(x: Tensor, ratio: float = 0.125, places: int | None = None) -> T
 
 
 def _padded(x: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
-    """Pictures with as many more pixels left, right, above and below, or fewer: mid-grey 0, or transparent."""
+    """Pictures padded, or cropped where negative, left, right, above and below: with mid-grey 0, or transparent."""
     colours = F.pad(x[:, :3], pad, value=0.0)
     return colours if x.shape[1] < 4 else torch.cat([colours, F.pad(x[:, 3:], pad, value=-1.0)], dim=1)
 

@@ -141,7 +141,7 @@ GROUPS = {  # of settings, as --help and a run's report list them
 
 
 def setting(default: Any, group: str, help: str, **more: Any) -> Any:
-    """A field of TrainConfig and all that is to be known of it.
+    """A field of TrainConfig with its help, its group and its checks.
 
     Args:
         default: its value when it is not given.
@@ -155,7 +155,7 @@ def setting(default: Any, group: str, help: str, **more: Any) -> Any:
 
 
 def preset(projected: Any, paper: Any, help: str, **more: Any) -> Any:
-    """A :func:`setting` whose default is the recipe's; None stands for it until the config is made."""
+    """A :func:`setting` whose default is the recipe's: None at first, filled in when the config is made."""
     return setting(None, "recipe", help, projected=projected, paper=paper, **more)
 
 
@@ -166,7 +166,7 @@ def interval(default: str, help: str) -> Any:
 
 def is_here(source: str) -> bool:
     """Whether a dataset's name is that of a file or folder on this disk."""
-    return os.path.exists(os.path.expanduser(source))  # False too for what could be no name of any
+    return os.path.exists(os.path.expanduser(source))  # also False for names that no file could have
 
 
 def is_pattern(source: str) -> bool:
@@ -348,6 +348,7 @@ class TrainConfig:
             raise UserError("--dataset: which pictures? Give a Hub id like user/pokemon, or a folder")
         if is_here(self.dataset) or is_pattern(self.dataset):  # still found from another folder
             object.__setattr__(self, "dataset", os.path.abspath(os.path.expanduser(self.dataset)))
+        check_kind("--recipe", self.recipe, str)
         for f in dataclasses.fields(self):
             if getattr(self, f.name) is None and self.recipe in f.metadata:
                 object.__setattr__(self, f.name, f.metadata[self.recipe])
@@ -432,7 +433,7 @@ class TrainConfig:
         return [self.perceptual] if self.reconstruction_weight else []
 
     def check_use(self) -> None:
-        """Raise a UserError where a setting would do nothing. For what a person types: older runs may have such."""
+        """Raise a UserError where a setting would do nothing. For what was just typed: saved runs may have such."""
         if not self.push_to_hub and (self.hub_public or self.hub_license or self.hub_strategy != "end"):
             raise UserError("--hub-public, --hub-license and --hub-strategy say how to push; give --push-to-hub too")
         if self.freeze_d and not self.init_from:

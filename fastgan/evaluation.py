@@ -229,9 +229,9 @@ class Evaluator:
         return _real(batches(), fingerprint, self.network, self.cache, self.device, mirror)
 
 
-def most_alike(nearest: Nearest, seeds: Sequence[int], rows: int = SHEET_ROWS) -> list[Alike]:
-    """The drawn pictures that come nearest to training pictures, nearest first."""
-    order = nearest.distances[:, 0].argsort()[:rows].tolist()
+def most_alike(nearest: Nearest, seeds: Sequence[int]) -> list[Alike]:
+    """The drawn pictures that come nearest to training pictures, nearest first, as many as a sheet has rows."""
+    order = nearest.distances[:, 0].argsort()[:SHEET_ROWS].tolist()
     return [Alike(seeds[i], nearest.indices[i].tolist(), nearest.distances[i].tolist()) for i in order]
 
 

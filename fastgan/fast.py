@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 SMALLEST = 8  # pixels: on smaller maps, deriving the kernel costs more than the convolution saves
-ROW = 64  # channels: half-precision rows that are shorter, PyTorch takes number by number
+ROW = 64  # channels: PyTorch handles shorter half-precision rows one number at a time
 WIDE = 128  # numbers: rows that are shorter are added up several at a time
 PARTS = 64  # sums that are rounded to half precision before they are added up
 WORTH_IT = 1.2  # how many times faster bfloat16 has to be

@@ -49,7 +49,7 @@ def missing_processes() -> dict[int, dict[str, str]]:
 def start_processes(environments: dict[int, dict[str, str]], arguments: Sequence[str]) -> int:
     """Train in several processes and wait for them. Returns the exit code of the first that failed, or 0.
 
-    Ctrl-C and a closing terminal reach them by themselves, a polite kill is passed on; they save and end.
+    Ctrl-C and a closing terminal reach them by themselves, SIGTERM is passed on; they save and end.
     """
     command = [sys.executable, "-c", TRAIN, *arguments]
     processes = [subprocess.Popen(command, env={**os.environ, **more}) for more in environments.values()]

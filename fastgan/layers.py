@@ -11,7 +11,8 @@ CONSTANT = 0.5  # how strong a learned constant starts, beside a latent's normal
 
 
 class SpectralNorm(nn.Module):
-    """A weight divided by its largest singular value, which one power iteration a training step keeps up with.
+    """A weight divided by its largest singular value, kept up with by one power iteration each time it is computed
+    in training mode.
 
     It keeps the names and the meaning of PyTorch's own parametrization (arXiv:1802.05957), reads the weight a third
     less often, and starts without work where the weight is still to come (on the meta device).

@@ -46,16 +46,22 @@ class KID(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
+    """Shares, 0 to 1: see `precision_recall`."""
+
     precision: float
     recall: float
 
 
 class DensityCoverage(NamedTuple):
+    """Density, about 1 for real pictures, and coverage, 0 to 1: see `density_coverage`."""
+
     density: float
     coverage: float
 
 
 class Nearest(NamedTuple):
+    """The k nearest rows of a set to each of N: see `nearest_training`."""
+
     distances: Tensor  # [N, k], float64, the nearest first
     indices: Tensor  # [N, k], int64, rows of the set that was searched
 
@@ -193,8 +199,8 @@ def nearest_training(fake: Tensor, real: Tensor, mirrored: Tensor | None = None,
 def memorisation(fake: Tensor, real: Tensor, mirrored: Tensor | None = None) -> Memorisation:
     """Whether fakes are nearer to training pictures than these are to each other.
 
-    The yardstick is each real picture's distance to the nearest different one. Fresh pictures of the same kind would
-    lie as far off. What is there twice, or beside its mirror image, would make it nothing, and does not count.
+    The yardstick is each real picture's distance to the nearest different one: fresh pictures of the same kind would
+    be as far away. Exact and mirrored duplicates are left out, as they would make that distance zero.
 
     Args:
         fake, real: features, [N, F], at least 2 real rows.

@@ -44,7 +44,7 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
 
 
 class Objective:
-    """One kind of discriminator and how the two networks play with it.
+    """A kind of discriminator, and how the two networks train with it.
 
     Args:
         config: every setting.

@@ -69,7 +69,7 @@ def as_looked_at(images: Tensor) -> Tensor:
 
 
 def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
-    """What is where in pictures, roughly, and what is in them at all: one vector [B, D] per view.
+    """Views of pictures, one vector [B, D] each: roughly what is where, and what is in them at all.
 
     Args:
         maps: of a frozen network, [B, C, h, w] each, from the finest to the coarsest.

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from fastgan import __version__, watch
@@ -70,8 +71,6 @@ def write_report(folder: str | os.PathLike) -> Path:
     Raises:
         UserError: it is no run folder, or the file can't be written.
     """
-    from jinja2 import Environment  # takes a moment
-
     folder = Path(folder)
     log = watch.read_log(folder / LOG_FILE)
     saved = folder / SETTINGS_FILE
@@ -79,7 +78,8 @@ def write_report(folder: str | os.PathLike) -> Path:
         raise UserError(f"{folder}: no run folder (it has no {SETTINGS_FILE})")
     settings = TrainConfig.from_dict(read_json(saved), str(saved))
     template = resources.files("fastgan").joinpath("templates", "report.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    page = page.from_string(template)
     text = page.render(**_facts(folder, settings, log), version=__version__)
     write_text(folder / REPORT_FILE, text)
     return folder / REPORT_FILE

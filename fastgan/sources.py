@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 class _Files:
-    """Picture files that go by their names; where they lie, a subclass knows."""
+    """Picture files known by their names; subclasses know how to read them."""
 
     def __init__(self, path: Path, facts: dict[str, Any], names: Iterable[str]):
         self.facts = facts

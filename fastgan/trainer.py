@@ -232,7 +232,7 @@ class Trainer:
         """Let both networks learn from a batch, part by part, and the average follow.
 
         Returns:
-            Whether there was one. Not where a polite kill of the whole group has ended the workers of a stream, too.
+            Whether there was one. Not where SIGTERM has ended the workers of a stream too, as of a whole job.
         """
         for part in range(self.config.accumulate):
             try:
@@ -251,7 +251,7 @@ class Trainer:
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
-        """What happens here is no part of the training rate."""
+        """Leave the time that is spent here out of images per second."""
         started = time.monotonic()
         yield
         then, images = self.log_clock  # a line that was written meanwhile has set it
@@ -611,7 +611,7 @@ class Trainer:
 
     @contextmanager
     def _not_worth_a_run(self) -> Iterator[None]:
-        """What only shows the run and can't be written, as on Windows while somebody looks at it, is said, once."""
+        """Report a file that only shows the run and can't be written, once, and go on."""
         try:
             yield
         except UserError as error:
@@ -706,7 +706,7 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, a polite kill and a closed terminal stop the run after the step at hand; Ctrl-C again at once."""
+        """Ctrl-C, SIGTERM and a closed terminal stop the run after the step at hand; Ctrl-C again at once."""
 
         def interrupt(number, frame):
             if number in HANG_UP and os.name != "nt":  # there it may be Ctrl-Break too

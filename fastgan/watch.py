@@ -47,7 +47,7 @@ def copying(figures: Mapping[str, Any]) -> bool:
 
 
 def rank(figures: Mapping[str, Any]) -> tuple[bool, float]:
-    """Where an evaluation stands among others, the lowest is the best: by its KID, but after all that do not copy."""
+    """Sort key of an evaluation, lowest best: those without copies first, then by KID."""
     return copying(figures), figures["kid"]
 
 
