@@ -90,17 +90,17 @@ def start_beside_the_cell(arguments: Sequence[str]) -> int:
     Stopped, the other process hears that its terminal has closed, saves, and ends. Returns its exit code.
     """
     environment = {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"}
-    process = subprocess.Popen([sys.executable, "-c", TRAIN, *arguments], env=environment, start_new_session=True)
-    told: list[int] = []
-
-    def stop(number, frame):
-        process.send_signal(signal.SIGHUP)
-        if not told:
-            print("Stopping after this step and saving; the run folder is complete in a moment", file=sys.stderr)
-        told.append(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard: list[int] = []
+    # Set before the other starts, which else would ignore what this one was started to ignore, as under nohup.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in numbers}
     try:
+        process = subprocess.Popen([sys.executable, "-c", TRAIN, *arguments], env=environment, start_new_session=True)
+        while process.poll() is None and not heard:
+            time.sleep(0.1)
+        if heard:
+            process.send_signal(signal.SIGHUP)
+            print("Stopping after this step and saving; the run folder is complete in a moment", file=sys.stderr)
         code = process.wait()
         return code if code >= 0 else 1  # below 0 is the signal that ended it
     finally:
