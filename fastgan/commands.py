@@ -169,13 +169,12 @@ def evaluate_command(options: argparse.Namespace) -> None:
     from fastgan import evaluation
     from fastgan.config import TrainConfig
     from fastgan.data import load_pictures
-    from fastgan.files import CONFIG_FILE, FEATURES_FILE, METRICS_FILE, NEAREST_FILE
-    from fastgan.hub import MAX_CONFIG, fetch
+    from fastgan.files import FEATURES_FILE, METRICS_FILE, NEAREST_FILE
+    from fastgan.hub import fetch_config
 
     local = os.path.isdir(options.model)
     if not local:
-        # So that a wrong name is what is said.
-        fetch(options.model, CONFIG_FILE, MAX_CONFIG, options.revision, NO_FOLDER)
+        fetch_config(options.model, options.revision, NO_FOLDER)  # so that a wrong name is what is said
     trained = evaluation.training_settings(options.model, options.revision)
     dataset = options.dataset or (trained.dataset if trained else None)
     if not dataset or (not options.dataset and not local and os.path.isabs(dataset)):  # of another machine
@@ -441,11 +440,10 @@ def load(options: argparse.Namespace):
 
 def drawn_by(options: argparse.Namespace) -> dict[str, str]:
     """What a PNG tells of the model at hand: its name, its commit on the Hub, its precision where that is not full."""
-    from fastgan.files import CONFIG_FILE
-    from fastgan.hub import MAX_CONFIG, commit_of, fetch
+    from fastgan.hub import fetch_config
 
-    config = None if os.path.isdir(options.model) else fetch(options.model, CONFIG_FILE, MAX_CONFIG, options.revision)
-    facts = {"model": _name(options.model), "revision": commit_of(config, CONFIG_FILE) if config else ""}
+    commit = "" if os.path.isdir(options.model) else fetch_config(options.model, options.revision)[1]
+    facts = {"model": _name(options.model), "revision": commit}
     precision = getattr(options, "precision", "fp32")
     return facts if precision == "fp32" else {**facts, "precision": precision}
 

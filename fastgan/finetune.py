@@ -24,7 +24,7 @@ from fastgan.files import (
     read_json,
 )
 from fastgan.growing import can_enlarge, enlarge
-from fastgan.hub import DTYPES, MAX_CONFIG, commit_of, fetch, weights_limit
+from fastgan.hub import DTYPES, MAX_CONFIG, fetch, fetch_config, weights_limit
 from fastgan.models import Generator
 
 MAX_DISCRIMINATOR = 2**30  # bytes; the published one at 1024 pixels has 0.1 * 2**30
@@ -231,10 +231,7 @@ def open_base(text: str) -> Base:
             name, None, config, folder / WEIGHTS_FILE, raw, discriminator, _settings(next(iter(settings), None))
         )
     model, _, revision = text.partition("@")
-    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision or None, NO_FOLDER)
-    if config_path is None:
-        raise UserError(f"--init-from {text}: has no {CONFIG_FILE}, so it is not a fastgan model")
-    config, commit = ModelConfig.from_dict(read_json(config_path)), commit_of(config_path, CONFIG_FILE)
+    config, commit = fetch_config(model, revision or None, NO_FOLDER)
     limit = weights_limit(config)
     averaged = fetch(model, WEIGHTS_FILE, limit, commit)
     if averaged is None:

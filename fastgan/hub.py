@@ -153,15 +153,30 @@ def weights_limit(config: ModelConfig) -> int:
 def _download(model: str, revision: str | None, token, cache_dir, local_files_only: bool) -> Path:
     """The folder of a Hub model in the cache, its config checked before its weights are fetched."""
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    where = f"{model}@{revision}" if revision else model
-    config_path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision, NO_FOLDER, **options)
-    if config_path is None:
-        raise UserError(f"{where}: has no {CONFIG_FILE}, so it is not a fastgan model")
-    limit = weights_limit(ModelConfig.from_dict(read_json(config_path)))
-    weights = fetch(model, WEIGHTS_FILE, limit, commit_of(config_path, CONFIG_FILE), **options)
+    config, commit = fetch_config(model, revision, NO_FOLDER, **options)
+    weights = fetch(model, WEIGHTS_FILE, weights_limit(config), commit, **options)
     if weights is None:
-        raise UserError(f"{where}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
+        raise UserError(f"{_named(model, revision)}: has no {WEIGHTS_FILE}; fastgan loads nothing but safetensors")
     return weights.parent
+
+
+def fetch_config(
+    model: str, revision: str | None = None, more: str = "", where: str | None = None, **options: Any
+) -> tuple[ModelConfig, str]:
+    """The config of a Hub model, and the commit that it is of; the arguments are those of :func:`fetch`.
+
+    Raises:
+        UserError: as :func:`fetch`, or the model has no config of ours.
+    """
+    path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision, more, where, **options)
+    if path is None:
+        raise UserError(f"{where or _named(model, revision)}: has no {CONFIG_FILE}, so it is not a fastgan model")
+    return ModelConfig.from_dict(read_json(path)), commit_of(path, CONFIG_FILE)
+
+
+def _named(model: str, revision: str | None) -> str:
+    """How messages name a Hub model."""
+    return f"{model}@{revision}" if revision else model
 
 
 def commit_of(path: Path, file: str) -> str:
@@ -208,7 +223,7 @@ def fetch(
     limit_silence()
     model, _, at = model.partition("@")
     revision = revision or at or None
-    name, where = where or model, where or (f"{model}@{revision}" if revision else model)
+    name, where = where or model, where or _named(model, revision)
     try:
         validate_repo_id(model)
         size = hf_hub_download(model, file, revision=revision, dry_run=True, **options).file_size or 0

@@ -334,6 +334,9 @@ class Unreachable(Exception):
 def _hub_info(dataset: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi, errors
 
+    from fastgan.hub import limit_silence
+
+    limit_silence()
     try:
         api = HfApi()
         info = api.dataset_info(dataset, revision=revision, timeout=30)

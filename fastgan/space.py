@@ -9,10 +9,9 @@ from huggingface_hub import HfApi
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import fastgan
-from fastgan.config import ModelConfig
 from fastgan.errors import UserError
-from fastgan.files import CONFIG_FILE, is_taken, read_json, write_folder
-from fastgan.hub import MAX_CONFIG, fetch
+from fastgan.files import is_taken, write_folder
+from fastgan.hub import fetch_config
 from fastgan.publish import commit_files, how_closed, make_public, prepare_repo, read_remote
 
 FILES = ("README.md", "app.py", "requirements.txt")
@@ -102,10 +101,7 @@ def create_space(repo: str, model: str, title: str | None = None, public: bool =
     """
     files = render_space(_checked(model), title)
     name, _, revision = model.partition("@")
-    config = fetch(name, CONFIG_FILE, MAX_CONFIG, revision or None)
-    if config is None:
-        raise UserError(f"{model}: has no {CONFIG_FILE}, so it is not a fastgan model")
-    ModelConfig.from_dict(read_json(config))
+    fetch_config(name, revision or None)
     closed = how_closed(name, revision or None)
     full, private = prepare_repo(repo, "space", public, space_sdk="gradio")
     page = read_remote(full, "app.py", "space")
