@@ -21,7 +21,6 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 from fastgan.config import ModelConfig
-from fastgan.ema import reestimate_batch_norm
 from fastgan.evaluation import save_features
 from fastgan.hub import save_model
 from fastgan.metrics import extract, feature_network
@@ -29,6 +28,7 @@ from fastgan.models import Generator
 from fastgan.sampling import grid, sample
 from tests.commands import ROOT, TOGETHER, end
 from tests.hub_server.server import HubServer
+from tests.networks import lively_generator
 
 STARTS_WITHIN = 300  # seconds, on a machine that does other things too
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -65,14 +65,9 @@ Some **bold** words, [a link](https://example.com/), [a file](samples.png) and <
 
 def make_model(folder: Path, size: int = 64, ngf: int = 8, channels: int = 3, seed: int = 0) -> Generator:
     """Write a model with random weights whose pictures differ from seed to seed, and give it as it will be loaded."""
-    torch.manual_seed(seed)
-    generator = Generator(ModelConfig(size, size, channels=channels, z_dim=32, ngf=ngf, output_activation="tanh"))
-    for name, parameter in generator.named_parameters():
-        if "noise" in name:
-            parameter.data.fill_(0.1)
-    generator.to_full.parametrizations.weight.original.data.normal_()
-    reestimate_batch_norm(generator)
-    save_model(generator.eval(), folder)
+    config = ModelConfig(size, size, channels=channels, z_dim=32, ngf=ngf, output_activation="tanh")
+    generator = lively_generator(config, seed=seed)
+    save_model(generator, folder)
     return generator
 
 

@@ -11,24 +11,16 @@ from safetensors.torch import load_file
 from fastgan import projection
 from fastgan.cli import main
 from fastgan.config import ModelConfig
-from fastgan.ema import reestimate_batch_norm
 from fastgan.errors import UserError
 from fastgan.hub import save_model
-from fastgan.models import Generator
 from fastgan.projection import decode_latent, encode_latent, noise_structure, open_picture, project
 from fastgan.sampling import draw, seeded_inputs, to_pil
+from tests.networks import lively_generator
 
 
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(0)
-    generator = Generator(ModelConfig(32, 32, z_dim=16, ngf=8, output_activation="tanh"))
-    for name, parameter in generator.named_parameters():
-        if "noise" in name:
-            parameter.data.fill_(0.1)
-    generator.to_full.parametrizations.weight.original.data.normal_()
-    reestimate_batch_norm(generator)
-    return generator.eval()
+    return lively_generator(ModelConfig(32, 32, z_dim=16, ngf=8, output_activation="tanh"))
 
 
 @pytest.fixture(scope="module")

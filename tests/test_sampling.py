@@ -6,22 +6,16 @@ import torch
 
 from fastgan import fast
 from fastgan.config import ModelConfig
-from fastgan.ema import reestimate_batch_norm
 from fastgan.errors import UserError
 from fastgan.models import Generator
 from fastgan.pixels import to_uint8
 from fastgan.sampling import grid, parse_seeds, sample, seeded_inputs, to_pil
+from tests.networks import lively_generator
 
 
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(0)
-    generator = Generator(ModelConfig(128, 128, z_dim=32, ngf=16))
-    for name, parameter in generator.named_parameters():
-        if "noise" in name:
-            parameter.data.fill_(0.2)
-    reestimate_batch_norm(generator)
-    return generator
+    return lively_generator(ModelConfig(128, 128, z_dim=32, ngf=16), noise=0.2, vivid=False)
 
 
 def test_same_seed_gives_the_same_picture_in_any_company(generator):
