@@ -1,4 +1,5 @@
-"""Several processes on CPUs: `accelerate launch --cpu --num_processes 2` starts one only and leaves more to MPI."""
+"""Processes that train.py starts: all that `accelerate launch --cpu --num_processes 2` was asked for, which starts one
+only and leaves more to MPI; and one that outlives the cell of a notebook."""
 
 import math
 import os

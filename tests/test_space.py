@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from importlib.metadata import version
 from pathlib import PurePath
 
@@ -17,6 +18,7 @@ from fastgan.config import ModelConfig
 from fastgan.hub import save_model
 from fastgan.models import Generator
 from fastgan.space import render_space
+from tests.app_server import app_running
 from tests.commands import ROOT, only_line, run_python, without_hub
 
 HARDWARES = {"torch", "torchvision"}  # in the version that the hardware of a Space has
@@ -120,6 +122,18 @@ def test_a_space_is_pushed_in_one_commit_and_again(shared_hub, person, tmp_path)
     for sentence, answer in wrong.items():
         assert answer.code == 2
         assert sentence in only_line(answer.err)
+
+
+def test_a_space_that_wakes_while_the_hub_is_away_opens_all_the_same(tmp_path):
+    hub_away = without_hub() | {"HF_HOME": str(tmp_path / "cache"), "SPACE_ID": "user/demo"}
+    with app_running("user/fastgan-anime", env=hub_away, log=tmp_path / "log") as address:
+        assert b"gradio-app" in urllib.request.urlopen(address).read()
+    told = (tmp_path / "log").read_text()
+    assert "the Hub can't be reached just now" in told and "HF_TOKEN" in told
+    hub_away.pop("SPACE_ID")
+    with pytest.raises(RuntimeError, match="the Hub can't be reached just now"):
+        with app_running("user/fastgan-anime", env=hub_away, log=tmp_path / "log"):
+            pass
 
 
 # ---------------------------------------------------------------------- jobs
