@@ -53,7 +53,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     app.add_argument("--device", default="cpu", metavar="NAME", help=DEVICES)
     app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
-    app.add_argument("--share", action="store_true", help="with a public link for 72 hours, through Gradio's servers")
+    app.add_argument(
+        "--share", action="store_true", help="with a public link for up to a week, through Gradio's servers"
+    )
     app.add_argument("--port", type=int, metavar="N", help="[the first free one from 7860]")
     app.add_argument(
         "--host", default="127.0.0.1", metavar="HOST", help="0.0.0.0 to be reachable from other machines [127.0.0.1]"

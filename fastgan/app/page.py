@@ -104,7 +104,7 @@ def launch(
         models: others that the model box offers.
         allow_local: visitors may type folders too. For one's own machine only.
         mcp: serve the actions as MCP tools as well.
-        share: give it a public address for 72 hours, through Gradio's servers.
+        share: give it a public address for up to a week, through Gradio's servers.
         device: what draws; "auto" is the GPU where there is one.
 
     Raises:
