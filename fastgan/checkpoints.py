@@ -156,11 +156,15 @@ def best_of_run(run: Path) -> Best | None:
         return None
 
 
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, copied: Windows would not let go of a mapped file while they live."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
 def _load_memory(path: Path) -> dict[str, Tensor]:
     """What an objective kept; nothing where it keeps nothing."""
     try:
-        # Copied out of the mapped file, which Windows would not let go of while they live.
-        return {name: tensor.clone() for name, tensor in load_file(path).items()} if path.exists() else {}
+        return _load_tensors(path) if path.exists() else {}
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); resume from an older checkpoint") from None
 
@@ -174,9 +178,9 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def _load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     states: dict[int, dict[str, Tensor]] = {}
     try:
-        for key, tensor in load_file(path).items():
+        for key, tensor in _load_tensors(path).items():
             position, name = key.split(".")
-            states.setdefault(int(position), {})[name] = tensor.clone()  # as in _load_memory
+            states.setdefault(int(position), {})[name] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     except Exception as error:
         raise UserError(f"{path}: not the optimizer of this run ({error}); resume from an older checkpoint") from None

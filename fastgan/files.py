@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ def replace(source: Path, target: Path) -> None:
         except PermissionError:
             time.sleep(wait)
     os.replace(source, target)
+
+
+def let_all_read(path: Path) -> None:
+    """Let everyone on this machine read a file, where the disk knows of such rights; mounted buckets don't."""
+    with suppress(OSError):
+        path.chmod(0o644)
 
 
 def not_written(path: Path, error: OSError | SafetensorError) -> UserError:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from fastgan.config import ModelConfig
 from fastgan.errors import NO_FOLDER, UserError
-from fastgan.files import CONFIG_FILE, WEIGHTS_FILE, read_json, write_file, write_json
+from fastgan.files import CONFIG_FILE, WEIGHTS_FILE, let_all_read, read_json, write_file, write_json
 from fastgan.models import Generator
 
 MAX_CONFIG = 100_000  # bytes
@@ -34,8 +33,7 @@ def limit_silence() -> None:
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, copied to the CPU first."""
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
-    with suppress(OSError):  # disks that are mounted buckets have no modes
-        path.chmod(0o644)  # safetensors leaves a file that nobody else may read
+    let_all_read(path)  # safetensors leaves a file that nobody else may read
 
 
 def save_model(generator: Generator, folder: Path) -> None:
@@ -160,17 +158,15 @@ def _download(model: str, revision: str | None, token, cache_dir, local_files_on
     return weights.parent
 
 
-def fetch_config(
-    model: str, revision: str | None = None, more: str = "", where: str | None = None, **options: Any
-) -> tuple[ModelConfig, str]:
+def fetch_config(model: str, revision: str | None = None, more: str = "", **options: Any) -> tuple[ModelConfig, str]:
     """The config of a Hub model, and the commit that it is of; the arguments are those of :func:`fetch`.
 
     Raises:
         UserError: as :func:`fetch`, or the model has no config of ours.
     """
-    path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision, more, where, **options)
+    path = fetch(model, CONFIG_FILE, MAX_CONFIG, revision, more, **options)
     if path is None:
-        raise UserError(f"{where or _named(model, revision)}: has no {CONFIG_FILE}, so it is not a fastgan model")
+        raise UserError(f"{_named(model, revision)}: has no {CONFIG_FILE}, so it is not a fastgan model")
     return ModelConfig.from_dict(read_json(path)), commit_of(path, CONFIG_FILE)
 
 

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # set by torchrun or by an MPI
@@ -18,11 +19,21 @@ HANG_UP = [getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(s
 PATIENCE = 30  # seconds that the other processes get to end by themselves after one has failed
 
 
+@contextmanager
+def handling(handlers: Mapping[int, Callable]) -> Iterator[None]:
+    """Have these signals handled so, and as before afterwards."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def train_command() -> str:
     """What a person types to train again: `fastgan train` where `fastgan` was typed, else `python train.py`."""
-    program = Path(sys.argv[0])
-    by_module = program.name == "__main__.py" and program.parent == Path(__file__).parent
-    return "fastgan train" if program.stem == "fastgan" or by_module else "python train.py"
+    by_module = Path(sys.argv[0]) == Path(__file__).with_name("__main__.py")
+    return "fastgan train" if by_module or _program(sys.argv[0]) == "fastgan" else "python train.py"
 
 
 def missing_processes() -> dict[int, dict[str, str]]:
@@ -63,19 +74,17 @@ def start_processes(environments: dict[int, dict[str, str]], arguments: Sequence
             process.send_signal(number)
 
     handlers = {number: wait for number in (signal.SIGINT, *HANG_UP)} | {signal.SIGTERM: pass_on}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        failed, end = 0, math.inf
-        while any(process.poll() is None for process in processes) and time.monotonic() < end:
-            if not failed and (failed := next((process.returncode for process in processes if process.returncode), 0)):
-                end = time.monotonic() + PATIENCE
-            time.sleep(0.1)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handling(handlers):
+        try:
+            failed, end = 0, math.inf
+            while any(process.poll() is None for process in processes) and time.monotonic() < end:
+                if not failed and (failed := next((p.returncode for p in processes if p.returncode), 0)):
+                    end = time.monotonic() + PATIENCE
+                time.sleep(0.1)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
     failed = failed or next((process.returncode for process in processes if process.returncode), 0)
     return failed if failed >= 0 else 1  # below 0 is the signal that ended it
 
@@ -92,10 +101,9 @@ def start_beside_the_cell(arguments: Sequence[str]) -> int:
     """
     environment = {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"}
     heard: list[int] = []
-    # Set before the other starts, which else would ignore what this one was started to ignore, as under nohup.
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in numbers}
-    try:
+    # Set before the other starts, which else would ignore what this one was started to ignore, as under nohup.
+    with handling(dict.fromkeys(numbers, lambda number, frame: heard.append(number))):
         process = subprocess.Popen([sys.executable, "-c", TRAIN, *arguments], env=environment, start_new_session=True)
         while process.poll() is None and not heard:
             time.sleep(0.1)
@@ -103,10 +111,7 @@ def start_beside_the_cell(arguments: Sequence[str]) -> int:
             process.send_signal(signal.SIGHUP)
             print("Stopping after this step and saving; the run folder is complete in a moment", file=sys.stderr)
         code = process.wait()
-        return code if code >= 0 else 1  # below 0 is the signal that ended it
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return code if code >= 0 else 1  # below 0 is the signal that ended it
 
 
 def _asked_of_the_launcher():
@@ -120,18 +125,19 @@ def _asked_of_the_launcher():
         parents = [process.cmdline() for process in psutil.Process().parents()[: 2 if os.name == "nt" else 1]]
     except psutil.Error:  # it is gone, or somebody else's
         return None
-    flags = next((words[i:] for words in parents for i in range(1, 5) if _is_launcher(words[i - 1 : i])), None)
-    if flags is None:
+    found = ((words, i) for words in parents for i, word in enumerate(words[:4], 1) if _program(word) in LAUNCHERS)
+    words, start = next(found, ((), 0))
+    if not start:
         return None
-    asked = launch_command_parser().parse_args(flags)
+    asked = launch_command_parser().parse_args(words[start:])
     if asked.num_processes is None:
         asked.num_processes = load_config_from_file(asked.config_file).num_processes
     return asked
 
 
-def _is_launcher(words: Sequence[str]) -> bool:
-    """Whether the one word of a command line, if it has that many, names accelerate's launcher."""
-    return any(Path(word).name.removesuffix(".exe") in LAUNCHERS for word in words)
+def _program(word: str) -> str:
+    """The name of a program that a word of a command line starts."""
+    return Path(word).name.removesuffix(".exe")
 
 
 def _free_port() -> int:

@@ -78,9 +78,8 @@ def write_report(folder: str | os.PathLike) -> Path:
         raise UserError(f"{folder}: no run folder (it has no {SETTINGS_FILE})")
     settings = TrainConfig.from_dict(read_json(saved), str(saved))
     template = resources.files("fastgan").joinpath("templates", "report.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    page = page.from_string(template)
-    text = page.render(**_facts(folder, settings, log), version=__version__)
+    templates = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    text = templates.from_string(template).render(**_facts(folder, settings, log), version=__version__)
     write_text(folder / REPORT_FILE, text)
     return folder / REPORT_FILE
 

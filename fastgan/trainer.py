@@ -69,7 +69,7 @@ from fastgan.files import (
 from fastgan.finetune import double_to, fill_from, freeze_blocks, open_base
 from fastgan.growing import shrink
 from fastgan.hub import save_model
-from fastgan.launch import HANG_UP, train_command
+from fastgan.launch import HANG_UP, handling, train_command
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
 from fastgan.pixels import to_float, to_uint8
@@ -580,7 +580,7 @@ class Trainer:
             return
         values = {name: float(total) / self.micro_steps for name, total in self.sums.items()}
         self.sums, self.micro_steps = {}, 0
-        if not all(math.isfinite(value) for value in values.values()):
+        if not all(math.isfinite(value) for value in values.values()) or not self._finite():
             self.wish = Stop.DIVERGED
         if not self.main:
             return
@@ -596,6 +596,12 @@ class Trainer:
                 "The discriminator now wins every time (its loss is near 0), so the generator learns little: "
                 "more pictures, --augment color,translation,cutout or a lower --learning-rate help"
             )
+
+    def _finite(self) -> bool:
+        """Whether all weights are numbers: those of the very last step may not be though its loss still was."""
+        networks, _ = self._parts()
+        whole = [weight.isfinite().all() for network in networks.values() for weight in network.parameters()]
+        return bool(torch.stack(whole).all())
 
     def _record(self, values: dict[str, Any]) -> None:
         state = self.state
@@ -646,10 +652,6 @@ class Trainer:
             return
         if self.stream:
             self._say_skipped(self.stream.skipped)
-        networks, _ = self._parts()
-        if not all(weight.isfinite().all() for network in networks.values() for weight in network.parameters()):
-            self.wish = Stop.DIVERGED  # in the very last step, whose loss was still a number
-            return
         generator = self._settled()
         self._save_checkpoint(generator)
         with self._not_worth_a_run():
@@ -726,13 +728,8 @@ class Trainer:
             return
         # nohup has a closed terminal ignored, and so it stays.
         closed = [number for number in HANG_UP if signal.getsignal(number) != signal.SIG_IGN]
-        numbers = [signal.SIGINT, signal.SIGTERM, *closed]
-        before = [signal.signal(number, interrupt) for number in numbers]
-        try:
+        with handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM, *closed), interrupt)):
             yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
 
     def _decide(self) -> None:
         """Set whether to stop and which size is due, the same in every process."""

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastgan.app.models import Found
-from fastgan.files import replace
+from fastgan.files import let_all_read, replace
 from fastgan.sampling import png_info
 from fastgan.video import write_video
 
@@ -55,8 +55,7 @@ def serve(data: bytes, name: str) -> str:
             continue
     with file:
         file.write(data)
-    with suppress(OSError):  # disks that are mounted buckets have no modes
-        os.chmod(file.name, 0o644)
+    let_all_read(Path(file.name))
     replace(Path(file.name), path)  # nobody ever sees half a file
     return str(path)
 
