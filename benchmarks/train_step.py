@@ -23,9 +23,8 @@ from torch import Tensor, nn
 PICTURES = Path(__file__).parents[1] / "examples" / "emoji_faces"
 
 
-def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
-    """A trainer that stands before its first step."""
-    from fastgan import fast
+def trainer_for(flags: list[str]):
+    """A trainer of the sample pictures, unless flags of train.py say otherwise, that stands before its first step."""
     from fastgan.cli import resolve
     from fastgan.trainer import Trainer
 
@@ -34,8 +33,16 @@ def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
     full_size = ["--grow-from", "0"]  # where a step costs most
     defaults = ["--dataset", str(PICTURES), "--eval-images", "0", "--output-dir", f"{folder}/run", *full_size]
     config, _, _ = resolve([*defaults, *flags])
-    trainer = Trainer(config)
-    batches = trainer._batches()
+    return Trainer(config)
+
+
+def prepare(options: argparse.Namespace, flags: list[str]) -> Work:
+    """A training step."""
+    from fastgan import fast
+
+    trainer = trainer_for(flags)
+    config = trainer.config
+    batches = trainer.feed.batches(0)
 
     def run(source: Iterator[Tensor] = batches) -> None:
         with fast.use(config.fast):
@@ -85,14 +92,14 @@ def watch(trainer, clock: Clock) -> None:
 
         setattr(owner, method, call)
 
-    players = trainer.players
+    learners, players = trainer.learners, trainer.learners.players
     watched(players.generator, "forward", "generator forward")
     watched(players.discriminator, "forward", "discriminator forward")
     watched(trainer.accelerator, "backward", "backward")
     watched(players.d_optimizer, "step", "discriminator Adam")
     watched(players.g_optimizer, "step", "generator Adam")
-    watched(trainer.ema, "update", "moving average")
-    for name, helper in vars(trainer.objective).items():
+    watched(learners.ema, "update", "moving average")
+    for name, helper in vars(learners.objective).items():
         if isinstance(helper, nn.Module):  # a frozen network that helps to judge
             watched(helper, "forward", name)
     train_on = trainer.train_on

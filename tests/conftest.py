@@ -9,7 +9,7 @@ import pytest
 from fastgan.launch import HANG_UP
 from tests.commands import EMOJI, ROOT, kill
 
-pytest_plugins = ["tests.hub_server.fixtures", "tests.pictures", "tests.app_fixtures"]
+pytest_plugins = ["tests.hub_server.fixtures", "tests.pictures", "tests.runs", "tests.app_fixtures", "tests.browsers"]
 
 
 @pytest.fixture(scope="session")

@@ -73,9 +73,9 @@ def equal(network, tensors):
 def test_all_three_networks_continue(base, start):
     trainer, line = start()
     checkpoint = checkpoints_in(base / "checkpoints")[-1]
-    assert equal(trainer.players.generator, load_file(checkpoint / "generator.safetensors"))
-    assert equal(trainer.players.discriminator, load_file(checkpoint / "discriminator.safetensors"))
-    assert equal(trainer.ema.model, load_file(base / "model.safetensors"))
+    assert equal(trainer.learners.players.generator, load_file(checkpoint / "generator.safetensors"))
+    assert equal(trainer.learners.players.discriminator, load_file(checkpoint / "discriminator.safetensors"))
+    assert equal(trainer.learners.ema.model, load_file(base / "model.safetensors"))
     assert line == "Starting from base: the generator keeps all 18 layers; the discriminator keeps all 33 layers"
 
 
@@ -84,8 +84,8 @@ def test_another_size_and_other_channels_keep_what_fits_and_say_which(base, star
     assert "the generator keeps 16 of 22 layers (new: up.64.conv, up.64.norm, sle.64.squeeze" in line
     assert "the discriminator keeps" in line
     old = load_file(base / "model.safetensors")
-    assert torch.equal(trainer.ema.model.up["32"].conv1.parametrizations.weight.original, old[UP_32])
-    assert trainer.players.generator.to_full.weight.shape[0] == 4
+    assert torch.equal(trainer.learners.ema.model.up["32"].conv1.parametrizations.weight.original, old[UP_32])
+    assert trainer.learners.players.generator.to_full.weight.shape[0] == 4
 
 
 def test_a_smaller_model_is_enlarged(base, start, settings, tmp_path):
@@ -96,7 +96,7 @@ def test_a_smaller_model_is_enlarged(base, start, settings, tmp_path):
     fill(smaller, checkpoints_in(small / "checkpoints")[-1] / "generator.safetensors")
     z = torch.randn(32, 16)
     with torch.no_grad():
-        before, after = smaller(z).full, trainer.players.generator(z).full
+        before, after = smaller(z).full, trainer.learners.players.generator(z).full
     assert torch.corrcoef(torch.stack([before.flatten(), downscale(after, 4).flatten()]))[0, 1] > 0.5
 
 
@@ -110,7 +110,7 @@ def test_the_average_begins_by_enlarging_the_average(start, settings, tmp_path):
     assert torch.equal(new[0][3:], new[1][3:])  # but for the rows that enlarge
     smaller, z = from_pretrained(small).train(), torch.randn(32, 16)
     with torch.no_grad():
-        before, after = smaller(z).full, trainer.ema.model.train()(z).full
+        before, after = smaller(z).full, trainer.learners.ema.model.train()(z).full
     assert torch.corrcoef(torch.stack([before.flatten(), downscale(after, 2).flatten()]))[0, 1] > 0.8
 
 
@@ -149,9 +149,9 @@ def test_widths_that_fit_nowhere_are_refused_with_those_that_do(start):
 
 def test_frozen_blocks_stay_and_the_others_learn(start):
     trainer, _ = start(freeze_d=2)
-    before = {name: p.detach().clone() for name, p in trainer.players.discriminator.named_parameters()}
-    trainer.train_on(next(trainer._batches()))
-    moved = {n for n, p in trainer.players.discriminator.named_parameters() if not torch.equal(before[n], p)}
+    before = {name: p.detach().clone() for name, p in trainer.learners.players.discriminator.named_parameters()}
+    trainer.train_on(next(trainer.feed.batches(0)))
+    moved = {n for n, p in trainer.learners.players.discriminator.named_parameters() if not torch.equal(before[n], p)}
     still = {name for name in before if name.startswith(("stem.", "small_stem.", "down.16.", "small_down.8."))}
     assert len(still) > 5 and not still & moved
     assert any(name.startswith("down.8.") for name in moved) and any(name.startswith("head.") for name in moved)
@@ -176,9 +176,8 @@ def test_blocks_are_counted_from_the_picture_inward():
 
 def test_each_network_has_its_learning_rate(start):
     trainer, _ = start(g_learning_rate=1e-3)
-    rates = [
-        optimizer.param_groups[0]["lr"] for optimizer in (trainer.players.g_optimizer, trainer.players.d_optimizer)
-    ]
+    players = trainer.learners.players
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in (players.g_optimizer, players.d_optimizer)]
     assert rates == [1e-3, 2e-4]
 
 

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastgan import fast
+from fastgan.checkpoints import checkpoints_in
+from fastgan.objectives import frozen
+from fastgan.trainer import Trainer, train
+from tests.runs import assert_equal
+
+
+def test_views_of_real_pictures_are_kept_step_by_step_whatever_its_parts(tiny):
+    kept = []
+    for accumulate in (1, 2):
+        run = train(tiny(f"in {accumulate}", recipe="projected", batch_size=4, accumulate=accumulate, max_steps=3))
+        kept.append(load_file(checkpoints_in(run / "checkpoints")[-1] / "memory.safetensors"))
+    assert {len(view) for views in kept for view in views.values()} == {12}
+    # Each part is changed in its own way, so only the means over pictures are about the same.
+    for name, view in kept[0].items():
+        torch.testing.assert_close(view.mean(), kept[1][name].mean(), rtol=0.1, atol=0.1)
+
+
+def test_a_scale_that_grows_reaches_both_networks_between_batches(tiny):
+    """Scaling by powers of two is exact: weights are those of a run without it, unless parts of one batch differ."""
+    weights = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=1)):
+        trainer = Trainer(tiny(accumulate=2))
+        trainer.accelerator.scaler = scaler
+        batches = trainer.feed.batches(0)
+        for _ in range(3):
+            trainer.step(batches)
+        networks, _ = trainer.learners.parts()
+        weights.append({name: t.clone() for n in networks.values() for name, t in n.state_dict().items()})
+        trainer.close()
+    assert scaler.get_scale() == 16
+    assert_equal(*weights)
+
+
+def test_the_discriminator_holds_no_gradient_after_the_generators_step(tiny):
+    trainer = Trainer(tiny())
+    trainer.train_on(next(trainer.feed.batches(0)))
+    assert all(parameter.grad is None for parameter in trainer.learners.players.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in trainer.learners.players.discriminator.parameters())
+    trainer.close()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a device would have to be waited for."""
+
+    operations = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function in self.operations
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize(("recipe", "waits"), [("projected", 0), ("paper", 1)])
+def test_a_step_never_waits_for_the_device(tiny, monkeypatch, recipe, waits, enabled):
+    trainer = Trainer(tiny(recipe=recipe, batch_size=8, fast=enabled))
+    real = next(trainer.feed.batches(0))
+    copies = []
+    # The speed-ups of CPUs read small tensors of theirs; without them a CPU goes the way of other devices.
+    for name in () if enabled else ("cpu", "numpy", "tolist", "nonzero"):
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda *a, f=method, n=name, **k: copies.append(n) or f(*a, **k))
+    with fast.use(enabled), Waits() as guard:
+        trainer.step(iter([real]))
+    trainer.close()
+    assert not copies
+    if enabled:  # where plain Adam reads its count of steps, on the CPU whatever the device
+        assert guard.count == waits  # as the paper's recipe draws the number of a quadrant
+
+
+@pytest.mark.parametrize("recipe", ["projected", "paper"])
+def test_a_whole_step_is_the_plain_one(tiny, recipe):
+    """What is compared: Adam's first moments, a tenth of the gradients, of both networks after a step."""
+    moments = []
+    for enabled in (True, False):
+        trainer = Trainer(tiny(f"fast is {enabled}", recipe=recipe, fast=enabled, learning_rate=1e-9))
+        with fast.use(enabled):
+            trainer.step(trainer.feed.batches(0))
+        _, optimizers = trainer.learners.parts()
+        states = {name: optimizer.state_dict()["state"] for name, optimizer in optimizers.items()}
+        moments.append({f"{name} {i}": s["exp_avg"].clone() for name in states for i, s in states[name].items()})
+        trainer.close()
+    quick, plain = moments
+    assert quick.keys() == plain.keys() and len(plain) > 50
+    apart = {name: float((quick[name] - plain[name]).norm() / plain[name].norm()) for name in plain}
+    assert max(apart.values()) < 0.01, sorted(apart.items(), key=lambda item: item[1])[-5:]
+
+
+def test_frozen_puts_back_the_flags_it_found():
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1).requires_grad_(False))
+    with pytest.raises(RuntimeError), frozen(network) as judge:
+        assert not any(parameter.requires_grad for parameter in judge.parameters())
+        raise RuntimeError
+    assert [parameter.requires_grad for parameter in network.parameters()] == [True, True, False, False]
