@@ -145,7 +145,7 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: could not be written ({error.strerror}); choose another folder") from None
 
 
-def write_file(path: Path, write: Callable[[Path], None]) -> None:
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Make a file whole or not at all, as :func:`write_folder` does a folder."""
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:

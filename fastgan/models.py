@@ -210,7 +210,9 @@ class Generator(nn.Module):
             maps[level] = self.up[str(level)](maps[level // 2], noise_at[level])
         return maps
 
-    def _gate(self, level: int, maps: dict, style_maps: dict, strength: float | Mapping[int, float]) -> Tensor:
+    def _gate(
+        self, level: int, maps: dict, style_maps: dict, strength: float | Mapping[int, float | Tensor]
+    ) -> Tensor:
         gate = self.sle[str(level)](maps[level // 16])
         amount = strength.get(level, 0.0) if isinstance(strength, Mapping) else strength
         if style_maps and (isinstance(amount, Tensor) or amount):

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from fastgan.augment import augment
 from fastgan.config import TrainConfig
 from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
-from fastgan.models import Discriminator, Images, downscale, quadrant_of
+from fastgan.models import Discriminator, Images, Reconstructions, downscale, quadrant_of
 from fastgan.projected import MixedFeatures, ProjectedDiscriminator, energy_distance, on_random_colours, summaries
 
 KEPT = 256  # real pictures that the energy distance remembers
@@ -110,7 +110,7 @@ class PaperObjective(Objective):
         self.distance = None
         if config.reconstruction_weight:
             self.distance = PerceptualDistance(config.perceptual).to(accelerator.device)
-        self.last: tuple[Tensor, Images, int] | None = None
+        self.last: tuple[Tensor, Reconstructions, int] | None = None
 
     def discriminator(self) -> Discriminator:
         network = Discriminator(self.config.model, self.config.ndf)
