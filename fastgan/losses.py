@@ -43,13 +43,21 @@ class PerceptualDistance(nn.Module):
         self.network = _lpips_vgg() if name == "lpips-vgg" else load_features(name)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """a, b: pictures in [-1, 1], [B, C, H, W]. Returns the mean distance over the batch."""
+        """How far pictures are from others, which have no gradient.
+
+        Args:
+            a: [k * B, C, H, W] in [-1, 1], k sets one after the other.
+            b: what each set is held against, [B, C, H, W] in [-1, 1].
+
+        Returns:
+            The mean distance.
+        """
         if self.name == "lpips-vgg":
-            return self.network(to_rgb(a), to_rgb(b)).mean()
+            return self.network(to_rgb(a), to_rgb(b).repeat(len(a) // len(b), 1, 1, 1)).mean()
         with torch.no_grad():
             targets = [F.normalize(features, dim=1) for features in self.network(b)]
-        features = [F.normalize(features, dim=1) for features in self.network(a)]
-        return sum((x - y).square().sum(dim=1).mean() for x, y in zip(features, targets, strict=True)) / len(features)
+        features = [F.normalize(features, dim=1).unflatten(0, (-1, len(b))) for features in self.network(a)]
+        return sum((x - y).square().sum(dim=2).mean() for x, y in zip(features, targets, strict=True)) / len(features)
 
 
 def reconstruction(redrawn: Reconstructions, images: Images, quadrant: int, distance: PerceptualDistance) -> Tensor:
@@ -67,7 +75,8 @@ def reconstruction(redrawn: Reconstructions, images: Images, quadrant: int, dist
     whole = F.interpolate(images.full, size=size, mode="area")
     part = quadrant_of(images.full, quadrant)
     part = F.interpolate(part, size=size, mode="area" if part.shape[2] >= size[0] else "bilinear")
-    return distance(redrawn.whole, whole) + distance(redrawn.small, whole) + distance(redrawn.quadrant, part)
+    both = torch.cat([redrawn.whole, redrawn.small])  # so the real pictures go through the network once
+    return 2 * distance(both, whole) + distance(redrawn.quadrant, part)
 
 
 def _lpips_vgg() -> nn.Module:

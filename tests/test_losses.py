@@ -40,6 +40,15 @@ def test_perceptual_distance_is_zero_for_the_same_and_grows_with_the_change(dist
     assert 0 < near < far
 
 
+def test_perceptual_distance_of_several_sets_is_the_mean_of_each(distance):
+    torch.manual_seed(0)
+    target, one, other = torch.rand(3, 2, 3, 64, 64) * 2 - 1
+    torch.testing.assert_close(
+        distance(torch.cat([one, other]), target), (distance(one, target) + distance(other, target)) / 2
+    )
+    assert distance(one, target) != distance(other, target)
+
+
 def test_perceptual_distance_teaches_the_first_picture_and_not_its_own_network(distance):
     a = torch.zeros(1, 3, 32, 32, requires_grad=True)
     distance(a, torch.rand(1, 3, 32, 32)).backward()
