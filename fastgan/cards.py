@@ -275,6 +275,7 @@ def _results_of(metadata: Mapping[str, Any]) -> list[EvalResult]:
 
 def _eval_result(result: Measured) -> EvalResult:
     on_hub, name = result.source["kind"] == "hub", _shown_name(result.source["dataset"])
+    features = f"{result.network} features" + (", which also taught the model" if result.taught else "")
     return EvalResult(
         task_type="unconditional-image-generation",
         task_name="Unconditional Image Generation",
@@ -283,7 +284,7 @@ def _eval_result(result: Measured) -> EvalResult:
         dataset_split=result.source.get("split"),
         dataset_revision=result.source.get("revision") if on_hub else None,
         metric_type=result.kind,
-        metric_name=f"{result.name} ({result.network} features, {result.pictures})",
+        metric_name=f"{result.name} ({features}, {result.pictures})",
         metric_value=result.value,
         metric_args={"fastgan": fastgan.__version__, "features": result.network, "pictures": result.pictures},
     )

@@ -167,6 +167,8 @@ def _evaluation_charts(measured: Sequence[Mapping], best: Mapping | None) -> lis
         f"{last.get('network', '')}, {last.get('fake_images', '?')} drawn against {last.get('real_images', '?')} real "
         f"pictures, resized {last.get('resize', '')}"
     )
+    if last.get("network_taught_model"):
+        with_what += "; * it taught this model, so its figures flatter it"
     levels = list(dict.fromkeys(line.get("level") for line in measured))
     kids = []
     for level in levels:
@@ -352,8 +354,11 @@ def _tiles(log: Sequence[Mapping], measured: Sequence[Mapping], best: Mapping | 
     tiles = []
     if best is not None:
         last = measured[-1]
+        mark = " *" if last.get("network_taught_model") else ""
         tiles.append(
-            _tile("KID × 1000", f"{1000 * last['kid']:.1f}", f"± {1000 * last.get('kid_std', 0):.1f}, 0 is best")
+            _tile(
+                f"KID × 1000{mark}", f"{1000 * last['kid']:.1f}", f"± {1000 * last.get('kid_std', 0):.1f}, 0 is best"
+            )
         )
         if best["images"] != last["images"]:
             tiles.append(_tile("Best KID × 1000", f"{1000 * best['kid']:.1f}", f"at {best['images'] / 1000:.1f} kimg"))

@@ -10,6 +10,7 @@ from fastgan import Generator, ModelConfig, TrainConfig, UserError, sampling
 from fastgan.cli import main
 from fastgan.hub import save_model
 from fastgan.report import Line, _thinned, chart, write_report
+from tests.browsers import needs_browser
 
 SIZE = 32
 VOID = {"meta", "img", "link", "br"}
@@ -86,6 +87,31 @@ def test_the_page_needs_nothing_but_itself_and_says_what_the_run_is(run, capsys)
     assert "fastgan sample my-run --seeds 0-63 --grid grid.png" in page.text
     assert "python train.py --resume my-run" in page.text
     assert str(run.parent) not in text  # no path of this machine
+
+
+@needs_browser
+def test_the_page_opens_in_a_browser_and_asks_for_nothing(run, page):
+    sampling.to_pil(torch.zeros(3, 40, 60, dtype=torch.uint8)).save(run / "nearest.png")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    address = write_report(run).as_uri()
+    page.goto(address)
+    assert page.title() and page.locator("h1").count() == 1
+    pictures = page.locator("img").evaluate_all("all => all.map(one => one.complete && one.naturalWidth)")
+    assert len(pictures) > 8 and all(pictures)
+    assert all(box["width"] > 100 for box in (chart.bounding_box() for chart in page.locator("svg").all()))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert {url for url in asked if not url.startswith("data:")} == {address}
+
+
+def test_figures_of_a_network_that_taught_the_model_are_marked(run):
+    assert " *" not in Reader(write_report(run).read_text()).text
+    log = (run / "log.jsonl").read_text()
+    (run / "log.jsonl").write_text(
+        log.replace('"network": "net-1"', '"network": "net-1", "network_taught_model": true')
+    )
+    text = Reader(write_report(run).read_text()).text
+    assert "KID × 1000 * 250.0" in text and "* it taught this model, so its figures flatter it" in text
 
 
 def test_a_run_that_has_yet_to_grow_tells_the_size_it_draws(run):
