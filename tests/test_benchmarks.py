@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +19,15 @@ def report(script: str, *flags: str) -> dict:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def printed(script: str, *flags: str) -> str:
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{script}", *flags],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_two_settings_of_sampling_are_timed_in_turn():
@@ -36,6 +47,14 @@ def test_sampling_without_speed_ups_does_more_arithmetic():
     assert plain["flop_per_image"] > 1.2 * quick["flop_per_image"]
 
 
+def test_what_was_found_is_printed_for_people():
+    shortest = ["--rounds", "2", "--seconds", "0.01"]
+    said = printed("sampling.py", "--size", "32", "--ngf", "4", *shortest, "--compare", "--images 1", "--images 12")
+    assert "A: sampling, 32x32, ngf 4, 1 at once" in said and "B: sampling, 32x32, ngf 4, 12 at once" in said
+    assert said.count("GFLOP per image") == 2 and "seconds to import fastgan, without torch" in said
+    assert re.search(r"B / A: [\d.]+ \(median of 2 pairs of rounds, [\d.]+ to [\d.]+\)\n$", said)
+
+
 def test_sampling_with_onnxruntime_is_timed_beside_pytorch():
     found = report("sampling.py", "--size", "32", "--ngf", "4", "--batch-size", "2", "--compare", "", " --onnx")
     ours, theirs = found["reports"]
@@ -47,9 +66,27 @@ def test_sampling_with_onnxruntime_is_timed_beside_pytorch():
 def test_a_training_step_is_taken_apart():
     tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--accumulate", "2", "--recipe", "paper"]
     (found,) = report("train_step.py", *tiny)["reports"]
-    assert {"next batch", "generator forward 1", "distance 3", "backward 3", "moving average 1"} <= set(found["parts"])
+    assert {"next batch", "generator forward 1", "distance 2", "backward 3", "moving average 1"} <= set(found["parts"])
     assert min(found["parts"].values()) >= 0
     assert found["images_per_second"] > 0 and found["peak_memory"] > 1e8
+
+
+def test_waiting_for_streamed_pictures_is_measured():
+    tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--recipe", "paper"]
+    said = printed("feed.py", "--megapixels", "0.01", "--jpegs", "12", "--seconds", "0.5", *tiny)
+    rate, share, waits = re.search(
+        r"([\d.]+) images/s.*: ([\d.]+)% of the time.*, ([\d.]+) ms at most", said, re.S
+    ).groups()
+    assert float(rate) > 0 and 0 < float(share) < 100 and float(waits) > 0
+
+
+def test_processes_are_timed_in_turn():
+    tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--recipe", "paper"]
+    said = printed("processes.py", "--minutes", "0.05", "--rounds", "1", *tiny)
+    one, two, ratio = map(
+        float, re.search(r": ([\d.]+) images.*: ([\d.]+) images.*ratio: ([\d.]+)", said, re.S).groups()
+    )
+    assert ratio == pytest.approx(two / one, abs=0.02)
 
 
 def test_recipes_are_compared_and_what_was_found_is_printed_again(tmp_path):
