@@ -18,6 +18,11 @@ def python(code: str, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, **options)
 
 
+def test_importing_the_package_leaves_what_is_large_for_later():
+    large = "{'torch', 'gradio', 'datasets', 'huggingface_hub', 'numpy', 'PIL'}"
+    assert python(f"import sys, fastgan; print({large} & set(sys.modules))").stdout == b"set()\n"
+
+
 def test_fastgan_train_is_train_py(capsys):
     assert train_main(SETTINGS) == main(["train", *SETTINGS]) == 0
     settings = capsys.readouterr().out

@@ -117,6 +117,17 @@ def test_density_and_coverage_count_real_balls():
     assert density_coverage(real, fake, k=1) == (4 / 3, 2 / 4)
 
 
+def test_density_and_coverage_are_the_published_sums():
+    """Equations 3 and 4 of arXiv:2002.09797, pair by pair."""
+    real, fake = normal(40, 8), normal(30, 8, seed=1) + 1
+    ball = [sorted(float((a - b).norm()) for b in real)[5] for a in real]  # the nearest is the picture itself
+    inside = [[float((x - y).norm()) <= radius for x, radius in zip(real, ball, strict=True)] for y in fake]
+    density = sum(map(sum, inside)) / (5 * len(fake))
+    coverage = sum(map(any, zip(*inside, strict=True))) / len(real)
+    assert density_coverage(real, fake, k=5) == pytest.approx((density, coverage))
+    assert 0 < coverage < 1 and density != pytest.approx(1, abs=0.05)
+
+
 def test_distances_to_training_pictures_name_the_nearest():
     found = nearest_training(line(0.9, 7, 2), line(2, 0, 10))
     assert found.distances[:, 0].tolist() == pytest.approx([0.9, 3, 0])
@@ -236,6 +247,15 @@ def test_noise_and_blur_raise_kid(network, faces, real):
         assert figures.precision < 0.3
         assert figures.near_share == 0
         assert figures.distance_ratio > 1.2
+
+
+def test_two_halves_of_one_set_are_alike_in_every_figure(network, real):
+    halves = measure(real[::2], real[1::2], network)
+    assert abs(halves.kid) < 3 * halves.kid_std
+    assert halves.precision > 0.5 and halves.recall > 0.5
+    assert 0.6 < halves.density < 1.6 and halves.coverage > 0.7
+    assert halves.diversity == pytest.approx(1, abs=0.1)
+    assert halves.near_share < 0.4 and 0.8 < halves.distance_ratio < 1.4
 
 
 def test_four_pictures_repeated_lose_recall_coverage_and_diversity(network, real):

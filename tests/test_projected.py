@@ -54,7 +54,8 @@ def test_pictures_are_shown_at_about_one_size_small_ones_doubled(features, size,
 
 
 @pytest.mark.parametrize(
-    "height, width, heads", [(32, 32, 3), (64, 64, 4), (128, 128, 4), (64, 96, 4), (256, 256, 4), (512, 512, 4)]
+    "height, width, heads",
+    [(32, 32, 3), (64, 64, 4), (128, 128, 4), (64, 96, 4), (256, 256, 4), (512, 512, 4), (1024, 1024, 4)],
 )
 def test_each_size_has_its_heads_and_one_look_at_the_pixels(features, height, width, heads):
     discriminator = ProjectedDiscriminator(config(height, width))
