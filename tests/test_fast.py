@@ -55,6 +55,24 @@ def test_normalisation_of_channels_last_maps_is_the_plain_one(form, momentum):
         torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("form", [fast.norm_glu, fast.norm_leaky_relu])
+def test_normalisation_in_half_precision_is_the_plain_one(form):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(64)
+    nn.init.normal_(norm.weight)
+    x = (torch.randn(8, 64, 12, 20) * 3 + 1).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    for enabled, inputs in ((True, x), (False, x), (False, x.detach().float().requires_grad_())):
+        with fast.use(enabled):
+            y = form(norm, inputs)
+        assert y.dtype == inputs.dtype
+        found.append([part.float() for part in (y, *gradients(y, inputs, norm.weight, norm.bias))])
+    quick, plain, exact = ([(a - b).norm() / b.norm() for a, b in zip(one, found[2], strict=True)] for one in found)
+    assert not any(exact)
+    for ours, theirs in zip(quick, plain, strict=True):
+        assert ours < max(1.5 * theirs, 2**-7)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("groups", [1, 6])
@@ -75,10 +93,11 @@ def test_a_halving_convolution_is_the_padded_one(groups, kernel, dtype):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("groups", [1, 6])
-def test_a_bounded_convolution_is_the_plain_one(groups, stride):
+def test_a_bounded_convolution_is_the_plain_one(groups, kernel, stride):
     torch.manual_seed(0)
-    layer = SameConv2d(6, 6, 3, stride=stride, groups=groups).requires_grad_(False)
+    layer = SameConv2d(6, 6, kernel, stride=stride, groups=groups).requires_grad_(False)
     layer.weight *= 20  # or nothing would reach the upper bound
     for size in [(12, 16), (9, 13)]:
         x = torch.randn(2, 6, *size, requires_grad=True)
