@@ -105,7 +105,8 @@ def test_the_average_begins_by_enlarging_the_average(start, settings, tmp_path):
     trainer, _ = start(init_from=str(small), size="64", ngf=16)
     far, _ = start(init_from=str(small), size="128", ngf=16, output_dir=str(tmp_path / "far"))
     new = [
-        network.up["64"].conv.parametrizations.weight.original for network in (far.players.generator, far.ema.model)
+        network.up["64"].conv.parametrizations.weight.original
+        for network in (far.learners.players.generator, far.learners.ema.model)
     ]
     assert torch.equal(new[0][3:], new[1][3:])  # but for the rows that enlarge
     smaller, z = from_pretrained(small).train(), torch.randn(32, 16)

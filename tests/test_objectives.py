@@ -79,7 +79,11 @@ def test_a_step_never_waits_for_the_device(tiny, monkeypatch, recipe, waits, ena
 
 @pytest.mark.parametrize("recipe", ["projected", "paper"])
 def test_a_whole_step_is_the_plain_one(tiny, recipe):
-    """What is compared: Adam's first moments, a tenth of the gradients, of both networks after a step."""
+    """What is compared: Adam's first moments, which are parts of the gradients, of both networks after a step.
+
+    Where real and drawn pictures pull in opposite directions next to nothing is left of a gradient but rounding, so an
+    error counts against a thousandth of the largest one at least.
+    """
     moments = []
     for enabled in (True, False):
         trainer = Trainer(tiny(f"fast is {enabled}", recipe=recipe, fast=enabled, learning_rate=1e-9))
@@ -91,7 +95,8 @@ def test_a_whole_step_is_the_plain_one(tiny, recipe):
         trainer.close()
     quick, plain = moments
     assert quick.keys() == plain.keys() and len(plain) > 50
-    apart = {name: float((quick[name] - plain[name]).norm() / plain[name].norm()) for name in plain}
+    least = max(float(moment.norm()) for moment in plain.values()) / 1000
+    apart = {name: float((quick[name] - moment).norm() / max(moment.norm(), least)) for name, moment in plain.items()}
     assert max(apart.values()) < 0.01, sorted(apart.items(), key=lambda item: item[1])[-5:]
 
 
