@@ -13,8 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+from common import Clock
 from PIL import Image
-from train_step import PICTURES, trainer_for
+from train_step import PICTURES, timed, trainer_for
 
 from fastgan import fast
 from fastgan.cli import run
@@ -35,29 +37,21 @@ def write_jpegs(folder: Path, count: int, megapixels: float) -> None:
 def measure(flags: list[str], seconds: float) -> None:
     """Train for so long, and print how much of it was spent waiting."""
     trainer = trainer_for(flags)
-    batches = trainer.feed.batches(0)
-    waits: list[float] = []
-
-    def timed():
-        while True:
-            start = time.perf_counter()
-            batch = next(batches)
-            waits.append(time.perf_counter() - start)
-            yield batch
-
-    source = timed()
+    clock = Clock(torch.device("cpu"))  # a GPU goes on meanwhile
+    batches, waits = timed(trainer.feed.batches(0), clock), []
     with fast.use(trainer.config.fast):
         for _ in range(WARM_UP):
-            trainer.step(source)
-        waits.clear()
+            trainer.step(batches)
         start, before = time.perf_counter(), trainer.state.images
         while time.perf_counter() - start < seconds:
-            trainer.step(source)
+            clock.seconds.clear()
+            trainer.step(batches)
+            waits.extend(clock.seconds.values())
     spent, images = time.perf_counter() - start, trainer.state.images - before
     trainer.close()
     print(f"{images / spent:.2f} images/s over {spent:.0f} s")
     print(f"  waiting for pictures: {sum(waits) / spent:.2%} of the time")
-    print(f"  a batch: {1000 * sum(waits) / len(waits):.1f} ms on average, {1000 * max(waits):.1f} ms at most")
+    print(f"  a step: {1000 * sum(waits) / len(waits):.1f} ms on average, {1000 * max(waits):.1f} ms at most")
 
 
 def main() -> None:

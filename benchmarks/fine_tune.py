@@ -8,7 +8,6 @@ measured against the second half under networks that taught neither. Other flags
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from fastgan.evaluation import evaluate
 from fastgan.files import write_file
 from fastgan.hub import from_pretrained
 from fastgan.sources import picture_names
+from fastgan.watch import read_log
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("efficientnet-lite1", "efficientnet-lite2")  # neither of them teaches a recipe
@@ -57,7 +57,7 @@ def train(folder: Path, dataset: Path, minutes: float, flags: list[str]) -> int:
     code = subprocess.run([*map(str, command), "--max-minutes", str(minutes)], cwd=ROOT).returncode
     if code:
         raise SystemExit(code)  # it has said why
-    return json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["images"]
+    return read_log(folder / "log.jsonl")[-1]["images"]
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ their rate once they have started. Flags that it does not know are those of trai
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from pathlib import Path
 from statistics import median
 
 from train_step import PICTURES
+
+from fastgan.watch import read_log
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,8 +33,7 @@ def rate(processes: int, minutes: float, flags: list[str]) -> float:
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
         if code:
             raise SystemExit(code)  # it has said why
-        lines = map(json.loads, (run / "log.jsonl").read_text(encoding="utf-8").splitlines())
-        rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
+        rates = [line["images_per_second"] for line in read_log(run / "log.jsonl") if "images_per_second" in line]
     return median(rates[1:] or rates)
 
 

@@ -27,6 +27,7 @@ from fastgan.errors import UserError
 from fastgan.evaluation import evaluate
 from fastgan.files import write_file, write_json
 from fastgan.hub import from_pretrained
+from fastgan.watch import read_log
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("efficientnet-lite1", "efficientnet-lite2")  # neither of them teaches any recipe
@@ -55,7 +56,7 @@ def run_once(folder: Path, flags: list[str]) -> dict:
     found = evaluate(generator, pictures, NETWORKS, teachers=())
     images = torch.cat(list(sampling.sample(generator, GRID)))
     write_file(folder / "grid.png", lambda path: sampling.grid(images, columns=8).save(path))
-    last = json.loads((folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    last = read_log(folder / "run" / "log.jsonl")[-1]
     values = {
         "kimg": last["images"] / 1000,
         "images_per_second": last["images"] / last["seconds"],

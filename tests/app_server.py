@@ -31,11 +31,6 @@ from tests.hub_server.server import HubServer
 from tests.networks import lively_generator
 
 STARTS_WITHIN = 300  # seconds, on a machine that does other things too
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 
 CARD = """---
 library_name: fastgan

@@ -1,12 +1,15 @@
 """A real browser, for what people look at."""
 
 import os
+import shutil
 
 import pytest
-from playwright import sync_api
 
-from tests.app_server import CHROMIUM, FLAGS
-
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
 PATIENCE = 60_000  # milliseconds; machines that do other things too are slow
 
 # Where everything is to be tested, having no browser is a failure.
@@ -15,7 +18,9 @@ needs_browser = pytest.mark.skipif(not CHROMIUM and not os.getenv("CI"), reason=
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()

@@ -9,25 +9,23 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-
-
-def report(script: str, *flags: str) -> dict:
-    """What a benchmark prints, in the shortest of rounds."""
-    done = subprocess.run(
-        [sys.executable, f"benchmarks/{script}", "--json", "--rounds", "2", "--seconds", "0.01", *flags],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+TINY = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--recipe", "paper"]
+SHORTEST = ["--rounds", "2", "--seconds", "0.01"]
 
 
 def printed(script: str, *flags: str) -> str:
+    """What a benchmark prints."""
     done = subprocess.run(
         [sys.executable, f"benchmarks/{script}", *flags],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def report(script: str, *flags: str) -> dict:
+    """The same as JSON, in the shortest of rounds."""
+    return json.loads(printed(script, "--json", *SHORTEST, *flags))
 
 
 def test_two_settings_of_sampling_are_timed_in_turn():
@@ -48,8 +46,7 @@ def test_sampling_without_speed_ups_does_more_arithmetic():
 
 
 def test_what_was_found_is_printed_for_people():
-    shortest = ["--rounds", "2", "--seconds", "0.01"]
-    said = printed("sampling.py", "--size", "32", "--ngf", "4", *shortest, "--compare", "--images 1", "--images 12")
+    said = printed("sampling.py", "--size", "32", "--ngf", "4", *SHORTEST, "--compare", "--images 1", "--images 12")
     assert "A: sampling, 32x32, ngf 4, 1 at once" in said and "B: sampling, 32x32, ngf 4, 12 at once" in said
     assert said.count("GFLOP per image") == 2 and "seconds to import fastgan, without torch" in said
     assert re.search(r"B / A: [\d.]+ \(median of 2 pairs of rounds, [\d.]+ to [\d.]+\)\n$", said)
@@ -64,28 +61,23 @@ def test_sampling_with_onnxruntime_is_timed_beside_pytorch():
 
 
 def test_a_training_step_is_taken_apart():
-    tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--accumulate", "2", "--recipe", "paper"]
-    (found,) = report("train_step.py", *tiny)["reports"]
+    (found,) = report("train_step.py", *TINY, "--accumulate", "2")["reports"]
     assert {"next batch", "generator forward 1", "distance 2", "backward 3", "moving average 1"} <= set(found["parts"])
     assert min(found["parts"].values()) >= 0
     assert found["images_per_second"] > 0 and found["peak_memory"] > 1e8
 
 
 def test_waiting_for_streamed_pictures_is_measured():
-    tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--recipe", "paper"]
-    said = printed("feed.py", "--megapixels", "0.01", "--jpegs", "12", "--seconds", "0.5", *tiny)
-    rate, share, waits = re.search(
-        r"([\d.]+) images/s.*: ([\d.]+)% of the time.*, ([\d.]+) ms at most", said, re.S
-    ).groups()
-    assert float(rate) > 0 and 0 < float(share) < 100 and float(waits) > 0
+    said = printed("feed.py", "--megapixels", "0.01", "--jpegs", "12", "--seconds", "0.5", *TINY)
+    found = re.search(r"([\d.]+) images/s.*: ([\d.]+)% of the time.*, ([\d.]+) ms at most", said, re.S)
+    rate, share, longest = map(float, found.groups())
+    assert rate > 0 and 0 < share < 100 and longest > 0
 
 
 def test_processes_are_timed_in_turn():
-    tiny = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--recipe", "paper"]
-    said = printed("processes.py", "--minutes", "0.05", "--rounds", "1", *tiny)
-    one, two, ratio = map(
-        float, re.search(r": ([\d.]+) images.*: ([\d.]+) images.*ratio: ([\d.]+)", said, re.S).groups()
-    )
+    said = printed("processes.py", "--minutes", "0.05", "--rounds", "1", *TINY)
+    found = re.search(r": ([\d.]+) images.*: ([\d.]+) images.*ratio: ([\d.]+)", said, re.S)
+    one, two, ratio = map(float, found.groups())
     assert ratio == pytest.approx(two / one, abs=0.02)
 
 
@@ -94,19 +86,9 @@ def test_recipes_are_compared_and_what_was_found_is_printed_again(tmp_path):
     pictures.mkdir()
     for path in sorted((ROOT / "examples" / "emoji_faces").glob("*.webp"))[:12]:
         (pictures / path.name).symlink_to(path)
-    command = [
-        *(sys.executable, "benchmarks/recipes.py", "--datasets", str(pictures), "--size", "32", "--minutes", "0.02"),
-        *("--seeds", "0,1", "--settings", " --ngf 4", "--out", str(tmp_path / "found")),
-    ]
-
-    def table() -> str:
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    first = table()
+    command = ["recipes.py", "--datasets", str(pictures), "--size", "32", "--minutes", "0.02", "--seeds", "0,1"]
+    command += ["--settings", " --ngf 4", "--out", str(tmp_path / "found")]
+    first = printed(*command)
     heads, _, row = (line.strip("| ").split(" | ") for line in first.splitlines()[:3])
     cells = dict(zip(heads, row, strict=True))
     assert cells["pictures"] == "faces" and cells["setting"] == "`--ngf 4`"
@@ -117,5 +99,5 @@ def test_recipes_are_compared_and_what_was_found_is_printed_again(tmp_path):
     one = Image.open(next(iter(written)).with_name("grid.png"))
     both = Image.open(tmp_path / "found" / "grids-32-0.02min.png")  # side by side, each below its name
     assert both.width > 2 * one.width and both.height > one.height
-    assert table() == first
+    assert printed(*command) == first
     assert written == {path: path.stat().st_mtime_ns for path in written}
