@@ -251,6 +251,12 @@ class TrainConfig:
         "weight of the energy distance beside the adversarial loss; 0 is off; projected only",
         within=(0, 10_000),
     )
+    pair_weight: float = setting(
+        8.0,
+        "recipe",
+        "weight of the distance from real pictures to those drawn near their codes; 0 is off; projected only",
+        within=(0, 10_000),
+    )
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
         "efficientnet-lite0", "recipe", "compares reconstructions; lpips-vgg is fetched when first used; paper only"
     )

@@ -91,13 +91,15 @@ class Learners:
     def grow(self, level: int) -> None:
         """Make them anew for larger pictures: layers that fit go on, new ones enlarge, all else begins from nothing.
 
-        That is both optimizers and what the objective remembers.
+        That is both optimizers and most of what the objective remembers.
         """
         before, _ = self.parts()
         # What new layers begin with must not depend on when the average was last drawn from.
         settled = copy.deepcopy(self.ema).settle(before["generator"], batch_size=self.part).train()
+        lasting = self.objective.lasting()
         self._discard()
         self.build(level)
+        self.objective.remember(lasting)
         now, _ = self.parts()
         fill_from(now["discriminator"], before["discriminator"])
         double_to(now["generator"], before["generator"], self.part)

@@ -7,17 +7,28 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastgan.augment import augment
+from fastgan.codes import Codes
 from fastgan.config import TrainConfig
 from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
 from fastgan.models import Discriminator, Images, Reconstructions, downscale, quadrant_of
-from fastgan.projected import MixedFeatures, ProjectedDiscriminator, energy_distance, on_random_colours, summaries
+from fastgan.projected import (
+    MixedFeatures,
+    ProjectedDiscriminator,
+    contents,
+    energy_distance,
+    on_random_colours,
+    paired_distance,
+    summaries,
+)
 
 KEPT = 256  # real pictures that the energy distance remembers
 PLACES = 64  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
+NOISE = 0.6  # standard deviation of the latents around a real picture's code
 LARGE = 256  # pixels; from here on generators drew thin grey lines at edges, which passed for shifts by a pixel or two
 
 
@@ -85,6 +96,10 @@ class Objective:
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         """Take back what :meth:`memory` gave."""
+
+    def lasting(self) -> dict[str, Tensor]:
+        """What of :meth:`memory` stays true when pictures become larger."""
+        return {}
 
     def _learn(self, loss: Tensor, optimizer: AcceleratedOptimizer) -> None:
         """One network's gradients, and its step where the batch is whole."""
@@ -169,6 +184,11 @@ class ProjectedObjective(Objective):
     gives it the common layout within the first minute, and keeps pictures from being alike. One drawing and one pass
     of it through the frozen network serve all of it. What the network saw in the last real pictures stays true and is
     kept: the few of one step are a poor likeness of the whole set.
+
+    And each real picture has a place in the latent space: half of a step's latents lie about the codes
+    (:class:`fastgan.codes.Codes`) of its real pictures, and what they become is held to these. So there is nothing in
+    the set that no latent leads to. In kind that is an autoencoder joined to a GAN (arXiv:1512.09300) whose encoder is
+    fixed.
     """
 
     judges_small = False
@@ -178,19 +198,28 @@ class ProjectedObjective(Objective):
         super().__init__(config, accelerator)
         self.features = MixedFeatures().to(accelerator.device)
         self.kept: list[Tensor] = []  # views of the last real pictures, the newest first
+        self.codes: Codes | None = None  # once enough pictures are kept
         self.parts: list[list[Tensor]] = []  # those of the step at hand
 
     def discriminator(self) -> ProjectedDiscriminator:
         return ProjectedDiscriminator(self.config.model)
 
     def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
-        accelerator = self.accelerator
-        z = torch.randn(len(real), self.config.z_dim, device=real.device)
-        fake, real = changed_alike(self.config, players.generator(z).full, real)
+        accelerator, config = self.accelerator, self.config
+        seed = torch.initial_seed()  # of this step; no device has to be waited for
+        real = as_judged(real, config, seed + 1)
+        with accelerator.autocast(), torch.no_grad():
+            seen = self.features(real)
+        views = summaries(seen.plain, real)
+        torch.manual_seed(seed)
+        z = torch.randn(len(real), config.z_dim, device=real.device)
+        pairs = len(real) // 2 if self._knows_codes() else 0
+        if pairs:
+            near = self.codes.placed(z[:pairs], contents([view[:pairs] for view in views]), NOISE)
+            z = torch.cat([near, z[pairs:]])
+        fake = as_judged(players.generator(z).full, config, seed + 1)
         with accelerator.autocast():
             drawn = self.features(fake)
-            with torch.no_grad():
-                seen = self.features(real)
 
         with parametrize.cached():  # both passes see the same weights
             with accelerator.no_sync(players.discriminator):
@@ -202,20 +231,35 @@ class ProjectedObjective(Objective):
 
         with frozen(accelerator.unwrap_model(players.discriminator)) as judge:
             g_loss = mean(g_hinge(logits) for logits in judge(drawn.mixed, fake))
-            distance = torch.zeros_like(g_loss)
-            if self.config.energy_weight:
-                views = summaries(seen.plain, real)
-                distance = energy_distance(summaries(drawn.plain, fake), self._before_kept(views))
-                self._keep(views)
-            self._learn(g_loss + self.config.energy_weight * distance, players.g_optimizer)
+            mine = summaries(drawn.plain, fake)
+            energy, paired = energy_distance(mine, self._before_kept(views)), torch.zeros_like(g_loss)
+            if pairs:
+                paired = paired_distance([view[:pairs] for view in mine], [view[:pairs] for view in views])
+            self._keep(views)
+            self._learn(g_loss + config.energy_weight * energy + config.pair_weight * paired, players.g_optimizer)
         self._renew_scale()
-        return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | {"loss/energy": distance}
+        told = figures(real_loss + fake_loss, g_loss, real_logits, fake_logits)
+        return told | {"loss/energy": energy, "loss/paired": paired}
 
     def memory(self) -> dict[str, Tensor]:
-        return {f"real.{i}": view for i, view in enumerate(self.kept)}
+        return {f"real.{i}": view for i, view in enumerate(self.kept)} | self.lasting()
+
+    def lasting(self) -> dict[str, Tensor]:
+        return {f"codes.{name}": tensor for name, tensor in vars(self.codes).items()} if self.codes else {}
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
-        self.kept = [memory[f"real.{i}"] for i in range(len(memory))]
+        self.kept = [memory[f"real.{i}"] for i in range(sum(name.startswith("real.") for name in memory))]
+        if "codes.mean" in memory:
+            self.codes = Codes(memory["codes.mean"], memory["codes.axes"])
+
+    def _knows_codes(self) -> bool:
+        """Whether real pictures have codes: from when enough of them are kept, and the same ones ever after."""
+        if not self.config.pair_weight:
+            return False
+        if not self.codes and self.kept and len(self.kept[0]) == KEPT:
+            codes = Codes.fit(contents(self.kept), self.config.z_dim)
+            self.codes = Codes(*broadcast([codes.mean, codes.axes]))  # machines differ in how they round
+        return self.codes is not None
 
     def _keep(self, views: list[Tensor]) -> None:
         """Keep views of real pictures, once a step is whole: those of all its parts and all processes."""
@@ -233,22 +277,22 @@ class ProjectedObjective(Objective):
         return [torch.cat(pair) for pair in zip(views, self.kept, strict=True)] if self.kept else list(views)
 
 
-def changed_alike(config: TrainConfig, *sets: Tensor) -> Iterator[Tensor]:
-    """Sets of pictures as D sees them, opaque and changed at random: all in the same ways, picture by picture.
+def as_judged(images: Tensor, config: TrainConfig, seed: int) -> Tensor:
+    """Pictures as D sees them, opaque and changed at random.
 
-    So whatever tells the sets apart, or holds them apart as distributions, is the pictures' own.
+    With one seed drawn and real pictures are changed in the same ways, one by one. So whatever tells them apart, or
+    holds them apart as distributions, is the pictures' own.
 
     Args:
+        images: pictures in [-1, 1], [B, C, H, W].
         config: which changes.
-        sets: pictures in [-1, 1], [B, C, H, W] each.
+        seed: of the changes; the random state goes on from there.
     """
-    seed = torch.initial_seed() + 1  # follows from the state at hand, without drawing from it or waiting for a device
-    for images in sets:
-        torch.manual_seed(seed)
-        places = PLACES if min(images.shape[2:]) >= LARGE else None
-        images = augment(images, config.augmentations, config.cutout, places)
-        # Laid on colours last: what moves in from outside is transparent, and no edge hides a corner that is not.
-        yield on_random_colours(images) if images.shape[1] == 4 else images
+    torch.manual_seed(seed)
+    places = PLACES if min(images.shape[2:]) >= LARGE else None
+    images = augment(images, config.augmentations, config.cutout, places)
+    # Laid on colours last: what moves in from outside is transparent, and no edge hides a corner that is not.
+    return on_random_colours(images) if images.shape[1] == 4 else images
 
 
 def objective_of(config: TrainConfig, accelerator: Accelerator) -> Objective:

@@ -81,6 +81,11 @@ def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
     return [x.flatten(1) for x in views] + [x.mean((2, 3)) for x in coarse]
 
 
+def contents(views: list[Tensor]) -> list[Tensor]:
+    """Those of :func:`summaries` that tell what is in pictures, wherever it is."""
+    return views[-3:]
+
+
 def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
     """How far two sets of vectors are apart as distributions, but for a term of the real ones, which has no gradient.
 
@@ -102,6 +107,22 @@ def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
         apart = torch.cdist(x, x, compute_mode=how)
         among = (apart.sum() - apart.diagonal().sum()) / (len(x) * (len(x) - 1))
         total = total + (2 * between - among) / between.detach()
+    return total / len(drawn)
+
+
+def paired_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
+    """How far drawn pictures are from the real ones that they are to be, in units of the distance to any real one.
+
+    Args:
+        drawn, real: views of pictures, [B, D] each, as from :func:`summaries`; the first of one belongs to the first
+            of the other.
+
+    Returns:
+        A number with gradients for `drawn`: the mean over pictures and views.
+    """
+    total = drawn[0].new_zeros(())
+    for x, y in zip(drawn, real, strict=True):
+        total = total + F.pairwise_distance(x, y).mean() / torch.cdist(x.detach(), y).mean()
     return total / len(drawn)
 
 

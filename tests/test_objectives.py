@@ -3,11 +3,11 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgan import fast
+from fastgan import fast, objectives
 from fastgan.checkpoints import checkpoints_in
 from fastgan.objectives import frozen
 from fastgan.trainer import Trainer, train
-from tests.runs import assert_equal
+from tests.runs import GROWING, assert_equal, newest
 
 
 def test_views_of_real_pictures_are_kept_step_by_step_whatever_its_parts(tiny):
@@ -19,6 +19,37 @@ def test_views_of_real_pictures_are_kept_step_by_step_whatever_its_parts(tiny):
     # Each part is changed in its own way, so only the means over pictures are about the same.
     for name, view in kept[0].items():
         torch.testing.assert_close(view.mean(), kept[1][name].mean(), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_real_pictures_get_codes_once_enough_are_kept_and_keep_them(tiny, monkeypatch, accumulate):
+    monkeypatch.setattr(objectives, "KEPT", 16)
+    settings = {**GROWING, "size": "64", "accumulate": accumulate}
+    trainer = Trainer(tiny(**settings))
+    batches = trainer.feed.batches(0)
+    pairs, codes = [], []
+    for _ in range(3):
+        trainer.sums.clear()
+        trainer.step(batches)
+        pairs.append(float(trainer.sums["loss/paired"]))
+        codes.append(trainer.learners.objective.lasting())
+    assert pairs[:2] == [0, 0] and pairs[2] > 0
+    assert not codes[1] and codes[2]["codes.axes"].shape[1] > 4
+    trainer.grow(64)
+    trainer.step(trainer.feed.batches(trainer.state.images))
+    assert_equal(trainer.learners.objective.lasting(), codes[2])
+    trainer.close()
+
+
+def test_a_run_with_codes_resumes_to_the_last_bit(tiny, monkeypatch):
+    monkeypatch.setattr(objectives, "KEPT", 16)
+    whole = train(tiny("whole", recipe="projected"))
+    train(tiny("halves", recipe="projected", max_steps=3))
+    halves = train(tiny("halves", recipe="projected"), resume=True)
+    assert_equal(newest(whole), newest(halves))
+    without = train(tiny("without", recipe="projected", pair_weight=0))
+    with pytest.raises(AssertionError):
+        assert_equal(newest(whole), newest(without))
 
 
 def test_a_scale_that_grows_reaches_both_networks_between_batches(tiny):

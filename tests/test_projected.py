@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from fastgan.config import ModelConfig, TrainConfig
-from fastgan.objectives import changed_alike
+from fastgan.objectives import as_judged
 from fastgan.projected import (
     MixedFeatures,
     ProjectedDiscriminator,
     energy_distance,
     on_random_colours,
+    paired_distance,
     summaries,
 )
 
@@ -103,6 +104,16 @@ def test_pictures_that_are_all_alike_are_far_even_where_the_real_ones_are():
     assert energy_distance([varied], [real]) < energy_distance([alike], [real]) - 0.5
 
 
+def test_the_paired_distance_is_a_share_of_that_to_any_picture():
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    pairs = sum((a - b).norm() for a, b in zip(x, y, strict=True)) / 5
+    between = sum((a - b).norm() for a in x for b in y) / 25
+    torch.testing.assert_close(paired_distance([x], [y]), pairs / between, atol=1e-5, rtol=1e-5)
+    drawn = y.clone().requires_grad_()
+    paired_distance([drawn], [y]).backward()  # there already: nothing to learn, and no nonsense
+    assert drawn.grad.abs().max() < 1
+
+
 def test_pictures_that_are_equal_pass_no_nonsense_back():
     drawn = torch.zeros(4, 8, requires_grad=True)
     energy_distance([drawn], [torch.randn(6, 8)]).backward()
@@ -113,24 +124,22 @@ def test_pictures_that_are_equal_pass_no_nonsense_back():
 def test_drawn_and_real_pictures_are_changed_alike(channels):
     settings = TrainConfig(dataset="pictures", size="32", channels=channels, augment="color,translation,cutout")
     images = torch.rand(4, channels, 32, 32) * 2 - 1
-    one, other = changed_alike(settings, images, images)
+    one, other, next_one = (as_judged(images, settings, seed) for seed in (0, 0, 1))
     assert torch.equal(one, other)
-    next_one, _ = changed_alike(settings, images, images)
     assert not torch.equal(one, next_one)
 
 
 def test_a_transparent_picture_that_moves_shows_no_edge():
     settings = TrainConfig(dataset="pictures", size="32", channels=4, augment="translation")
     clear = torch.cat([torch.rand(8, 3, 32, 32), torch.full((8, 1, 32, 32), -1.0)], dim=1)
-    (seen,) = changed_alike(settings, clear)
+    seen = as_judged(clear, settings, seed=0)
     assert torch.equal(seen, seen[:, :, :1, :1].expand_as(seen))
 
 
 @pytest.mark.parametrize(("side", "step"), [(128, 1), (256, 4)])
 def test_large_pictures_move_by_steps(side, step):
-    torch.manual_seed(0)
     settings = TrainConfig(dataset="pictures", size=str(side), augment="translation")
-    (moved,) = changed_alike(settings, torch.ones(32, 3, side, side))
+    moved = as_judged(torch.ones(32, 3, side, side), settings, seed=0)
     rows = (moved[:, 0] == 0).all(2).sum(1)  # that came in from outside
     assert rows.max() > side // 16
     assert torch.gcd(rows, torch.tensor(step)).min() == step
