@@ -121,7 +121,7 @@ def resolve(arguments: Sequence[str], prog: str = "train.py") -> tuple[TrainConf
             saved = read_json(Path(resume) / SETTINGS_FILE)
         except UserError as error:
             raise UserError(f"--resume {resume}: no run folder ({error})") from None
-        config = TrainConfig.from_dict(saved, f"{resume}/{SETTINGS_FILE}")
+        config = TrainConfig.of_run(saved, f"{resume}/{SETTINGS_FILE}")
         given = dataclasses.replace(config, **flags)  # which knows a dataset on this disk by its whole path
         changed = [name for name in flags if getattr(given, name) != getattr(config, name) and name not in RESUMABLE]
         if changed:

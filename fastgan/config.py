@@ -149,7 +149,8 @@ def setting(default: Any, group: str, help: str, **more: Any) -> Any:
         help: one line.
         more: choices; metavar; within, its least and its largest value; interval, whether it is one like "10min";
             resumable, whether a resumed run may have another value, as it changes nothing that is learned or another
-            machine may need it; local, whether it means nothing on another machine.
+            machine may need it; local, whether it means nothing on another machine; before, what runs did that don't
+            name it, as it came later.
     """
     return field(default=default, metadata={"group": group, "help": help, **more})
 
@@ -251,11 +252,12 @@ class TrainConfig:
         "weight of the energy distance beside the adversarial loss; 0 is off; projected only",
         within=(0, 10_000),
     )
-    pair_weight: float = setting(
+    anchor_weight: float = setting(
         8.0,
         "recipe",
-        "weight of the distance from real pictures to those drawn near their codes; 0 is off; projected only",
+        "weight of how far real pictures are from what is drawn where they are to be; 0 is off; projected only",
         within=(0, 10_000),
+        before=0.0,
     )
     perceptual: Literal["efficientnet-lite0", "lpips-vgg"] = setting(
         "efficientnet-lite0", "recipe", "compares reconstructions; lpips-vgg is fetched when first used; paper only"
@@ -467,6 +469,16 @@ class TrainConfig:
         for name, value in values.items():
             check_kind(f"{where}: {name}", value, fields[name].type)
         return cls(**values)
+
+    @classmethod
+    def of_run(cls, values: Mapping[str, Any], where: str) -> "TrainConfig":
+        """The config that a run wrote down; what came later than the run is as it was before.
+
+        Raises:
+            UserError: as :meth:`from_dict`.
+        """
+        before = {f.name: f.metadata["before"] for f in dataclasses.fields(cls) if "before" in f.metadata}
+        return cls.from_dict({**before, **values} if isinstance(values, Mapping) else values, where)
 
 
 LOCAL = frozenset(f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("local"))

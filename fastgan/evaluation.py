@@ -305,7 +305,7 @@ def training_settings(model: str, revision: str | None = None) -> TrainConfig | 
         return _settings_on_hub(model, revision)
     for folder in (Path(model), Path(model).parent):
         if (folder / SETTINGS_FILE).is_file():
-            return TrainConfig.from_dict(read_json(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE))
+            return TrainConfig.of_run(read_json(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE))
     return None
 
 
@@ -316,7 +316,7 @@ def _settings_on_hub(model: str, revision: str | None) -> TrainConfig | None:
         if not isinstance(found, dict) or "size" not in found:  # as of an imported model, which others trained
             return None
         shared = {name: value for name, value in found.items() if name not in LOCAL}  # no stranger says what is where
-        return TrainConfig.from_dict(shared, f"{model}: {SHARED_SETTINGS_FILE}")
+        return TrainConfig.of_run(shared, f"{model}: {SHARED_SETTINGS_FILE}")
     except UserError:
         return None  # written by another version: the model itself may be fine
 

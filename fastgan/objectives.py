@@ -11,8 +11,8 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fastgan.anchors import Anchors
 from fastgan.augment import augment
-from fastgan.codes import Codes
 from fastgan.config import TrainConfig
 from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
 from fastgan.models import Discriminator, Images, Reconstructions, downscale, quadrant_of
@@ -21,14 +21,14 @@ from fastgan.projected import (
     ProjectedDiscriminator,
     contents,
     energy_distance,
-    on_random_colours,
+    on_colours,
     paired_distance,
     summaries,
 )
 
-KEPT = 256  # real pictures that the energy distance remembers
+KEPT = 256  # real pictures that are remembered, for the energy distance and for anchors
 PLACES = 64  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
-NOISE = 0.6  # standard deviation of the latents around a real picture's code
+SPREAD = 0.6  # standard deviation of latents around a real picture's anchor
 LARGE = 256  # pixels; from here on generators drew thin grey lines at edges, which passed for shifts by a pixel or two
 
 
@@ -185,10 +185,10 @@ class ProjectedObjective(Objective):
     of it through the frozen network serve all of it. What the network saw in the last real pictures stays true and is
     kept: the few of one step are a poor likeness of the whole set.
 
-    And each real picture has a place in the latent space: half of a step's latents lie about the codes
-    (:class:`fastgan.codes.Codes`) of its real pictures, and what they become is held to these. So there is nothing in
-    the set that no latent leads to. In kind that is an autoencoder joined to a GAN (arXiv:1512.09300) whose encoder is
-    fixed.
+    And each real picture has a place in the latent space: half of a step's latents lie around the anchors
+    (:class:`fastgan.anchors.Anchors`) of its real pictures, and what they become is held to these. So there is nothing
+    in the set that no latent leads to. In kind that is an autoencoder joined to a GAN (arXiv:1512.09300) whose encoder
+    is fixed.
     """
 
     judges_small = False
@@ -198,7 +198,7 @@ class ProjectedObjective(Objective):
         super().__init__(config, accelerator)
         self.features = MixedFeatures().to(accelerator.device)
         self.kept: list[Tensor] = []  # views of the last real pictures, the newest first
-        self.codes: Codes | None = None  # once enough pictures are kept
+        self.anchors: Anchors | None = None  # once enough pictures are kept
         self.parts: list[list[Tensor]] = []  # those of the step at hand
 
     def discriminator(self) -> ProjectedDiscriminator:
@@ -207,17 +207,19 @@ class ProjectedObjective(Objective):
     def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
         accelerator, config = self.accelerator, self.config
         seed = torch.initial_seed()  # of this step; no device has to be waited for
-        real = as_judged(real, config, seed + 1)
+        changed = as_changed(real, config, seed + 1)
+        real = opaque(changed)
         with accelerator.autocast(), torch.no_grad():
             seen = self.features(real)
         views = summaries(seen.plain, real)
-        torch.manual_seed(seed)
+        told = self._contents(views, changed)
+        torch.manual_seed(seed)  # what is drawn does not hang on how real pictures were changed
         z = torch.randn(len(real), config.z_dim, device=real.device)
-        pairs = len(real) // 2 if self._knows_codes() else 0
-        if pairs:
-            near = self.codes.placed(z[:pairs], contents([view[:pairs] for view in views]), NOISE)
-            z = torch.cat([near, z[pairs:]])
-        fake = as_judged(players.generator(z).full, config, seed + 1)
+        pairs = 0
+        if self.anchors and self._keeps_enough():  # after growing they have yet to be fitted to larger pictures
+            pairs = len(real) // 2
+            z = torch.cat([self.anchors.around([x[:pairs] for x in told], z[:pairs], SPREAD), z[pairs:]])
+        fake = opaque(as_changed(players.generator(z).full, config, seed + 1))
         with accelerator.autocast():
             drawn = self.features(fake)
 
@@ -231,35 +233,57 @@ class ProjectedObjective(Objective):
 
         with frozen(accelerator.unwrap_model(players.discriminator)) as judge:
             g_loss = mean(g_hinge(logits) for logits in judge(drawn.mixed, fake))
-            mine = summaries(drawn.plain, fake)
-            energy, paired = energy_distance(mine, self._before_kept(views)), torch.zeros_like(g_loss)
-            if pairs:
-                paired = paired_distance([view[:pairs] for view in mine], [view[:pairs] for view in views])
-            self._keep(views)
-            self._learn(g_loss + config.energy_weight * energy + config.pair_weight * paired, players.g_optimizer)
+            energy = anchored = torch.zeros_like(g_loss)
+            if config.energy_weight or config.anchor_weight:
+                mine, known = summaries(drawn.plain, fake), self._before_kept(views)
+                if config.energy_weight:
+                    energy = energy_distance(mine, known)
+                if pairs:
+                    anchored = paired_distance([x[:pairs] for x in mine], [x[:pairs] for x in views], known)
+                self._keep(views + told)
+            loss = g_loss + config.energy_weight * energy + config.anchor_weight * anchored
+            self._learn(loss, players.g_optimizer)
         self._renew_scale()
-        told = figures(real_loss + fake_loss, g_loss, real_logits, fake_logits)
-        return told | {"loss/energy": energy, "loss/paired": paired}
+        distances = {"loss/energy": energy, "loss/anchored": anchored}
+        return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | distances
 
     def memory(self) -> dict[str, Tensor]:
         return {f"real.{i}": view for i, view in enumerate(self.kept)} | self.lasting()
 
     def lasting(self) -> dict[str, Tensor]:
-        return {f"codes.{name}": tensor for name, tensor in vars(self.codes).items()} if self.codes else {}
+        return {f"anchors.{name}": tensor for name, tensor in vars(self.anchors).items()} if self.anchors else {}
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         self.kept = [memory[f"real.{i}"] for i in range(sum(name.startswith("real.") for name in memory))]
-        if "codes.mean" in memory:
-            self.codes = Codes(memory["codes.mean"], memory["codes.axes"])
+        if "anchors.mean" in memory:
+            self.anchors = Anchors(memory["anchors.mean"], memory["anchors.axes"])
 
-    def _knows_codes(self) -> bool:
-        """Whether real pictures have codes: from when enough of them are kept, and the same ones ever after."""
-        if not self.config.pair_weight:
-            return False
-        if not self.codes and self.kept and len(self.kept[0]) == KEPT:
-            codes = Codes.fit(contents(self.kept), self.config.z_dim)
-            self.codes = Codes(*broadcast([codes.mean, codes.axes]))  # machines differ in how they round
-        return self.codes is not None
+    def _contents(self, views: list[Tensor], images: Tensor) -> list[Tensor]:
+        """What anchors of real pictures are made from; nothing where there are to be none.
+
+        They stand for pictures, not for the colours that these happen to lie on: those with transparency are seen once
+        more, on grey.
+
+        Args:
+            views: of the pictures as they are judged.
+            images: the pictures before they were laid on colours.
+        """
+        if not self.config.anchor_weight:
+            return []
+        if images.shape[1] < 4:
+            return contents(views)
+        on_grey = on_colours(images, images.new_zeros(1, 3, 1, 1))
+        with self.accelerator.autocast(), torch.no_grad():
+            maps = self.features(on_grey).plain
+        return contents(summaries(maps, on_grey))
+
+    def _find_anchors(self) -> None:
+        """Give real pictures their anchors; those of smaller pictures stay where they are, as nearly as may be."""
+        seen = contents(self.kept)
+        anchors = self.anchors.refit(seen) if self.anchors else Anchors.fit(seen, self.config.z_dim)
+        if self.accelerator.num_processes > 1:  # whose machines may round in different ways
+            anchors = Anchors(*broadcast([anchors.mean, anchors.axes]))
+        self.anchors = anchors
 
     def _keep(self, views: list[Tensor]) -> None:
         """Keep views of real pictures, once a step is whole: those of all its parts and all processes."""
@@ -269,19 +293,26 @@ class ProjectedObjective(Objective):
             if self.accelerator.num_processes > 1:
                 widths = [view.shape[1] for view in step]
                 step = self.accelerator.gather(torch.cat(step, dim=1)).split(widths, dim=1)  # in one exchange
+            few = not self._keeps_enough()
             self.kept = [view[:KEPT] for view in self._before_kept(step)]
             self.parts = []
+            if self.config.anchor_weight and few and self._keeps_enough():
+                self._find_anchors()
+
+    def _keeps_enough(self) -> bool:
+        """Whether as many real pictures are kept as ever will be."""
+        return bool(self.kept) and len(self.kept[0]) == KEPT
 
     def _before_kept(self, views: list[Tensor]) -> list[Tensor]:
-        """Views of pictures, followed by the ones kept so far."""
-        return [torch.cat(pair) for pair in zip(views, self.kept, strict=True)] if self.kept else list(views)
+        """Views of pictures, each followed by those of the kind that are kept so far."""
+        return [torch.cat(pair) for pair in zip(views, self.kept, strict=False)] if self.kept else list(views)
 
 
-def as_judged(images: Tensor, config: TrainConfig, seed: int) -> Tensor:
-    """Pictures as D sees them, opaque and changed at random.
+def as_changed(images: Tensor, config: TrainConfig, seed: int) -> Tensor:
+    """Pictures changed at random, as D sees them.
 
-    With one seed drawn and real pictures are changed in the same ways, one by one. So whatever tells them apart, or
-    holds them apart as distributions, is the pictures' own.
+    With one seed drawn and real pictures are changed in the same ways, one by one, and laid on the same colours by
+    :func:`opaque`. So whatever tells them apart, or holds them apart as distributions, is the pictures' own.
 
     Args:
         images: pictures in [-1, 1], [B, C, H, W].
@@ -290,9 +321,18 @@ def as_judged(images: Tensor, config: TrainConfig, seed: int) -> Tensor:
     """
     torch.manual_seed(seed)
     places = PLACES if min(images.shape[2:]) >= LARGE else None
-    images = augment(images, config.augmentations, config.cutout, places)
-    # Laid on colours last: what moves in from outside is transparent, and no edge hides a corner that is not.
-    return on_random_colours(images) if images.shape[1] == 4 else images
+    return augment(images, config.augmentations, config.cutout, places)
+
+
+def opaque(images: Tensor) -> Tensor:
+    """Pictures without transparency: whoever judges those with it judges them on random colours, [B, 1 or 3, H, W].
+
+    A halo or a hole shows on most. They are laid on them once they are changed: what moves in from outside is
+    transparent then, and no edge hides a corner that is not.
+    """
+    if images.shape[1] < 4:
+        return images
+    return on_colours(images, torch.rand(len(images), 3, 1, 1, device=images.device, dtype=images.dtype) * 2 - 1)
 
 
 def objective_of(config: TrainConfig, accelerator: Accelerator) -> Objective:

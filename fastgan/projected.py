@@ -110,28 +110,29 @@ def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
     return total / len(drawn)
 
 
-def paired_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:
-    """How far drawn pictures are from the real ones that they are to be, in units of the distance to any real one.
+def paired_distance(drawn: list[Tensor], real: list[Tensor], known: list[Tensor]) -> Tensor:
+    """How far drawn pictures are from the real ones that they are to be.
 
     Args:
         drawn, real: views of pictures, [B, D] each, as from :func:`summaries`; the first of one belongs to the first
             of the other.
+        known: views of real pictures, [N, D] each: how far these are from the drawn ones on average is the unit.
 
     Returns:
         A number with gradients for `drawn`: the mean over pictures and views.
     """
     total = drawn[0].new_zeros(())
-    for x, y in zip(drawn, real, strict=True):
-        total = total + F.pairwise_distance(x, y).mean() / torch.cdist(x.detach(), y).mean()
+    for x, y, others in zip(drawn, real, known, strict=True):
+        total = total + F.pairwise_distance(x, y).mean() / torch.cdist(x.detach(), others).mean()
     return total / len(drawn)
 
 
-def on_random_colours(images: Tensor) -> Tensor:
-    """Pictures with transparency, [B, 4, H, W] with straight alpha in [-1, 1], each laid on a colour: [B, 3, H, W].
+def on_colours(images: Tensor, colours: Tensor) -> Tensor:
+    """Pictures with transparency, [B, 4, H, W] with straight alpha in [-1, 1], laid on colours: [B, 3, H, W].
 
-    Whoever judges the result judges the transparency too: a halo or a hole shows on most colours.
+    Args:
+        colours: of each picture, or one for all, [B or 1, 3, 1, 1] in [-1, 1].
     """
-    colours = torch.rand(len(images), 3, 1, 1, device=images.device, dtype=images.dtype) * 2 - 1
     opacity = ((images[:, 3:] + 1) / 2).clamp(0, 1)
     return torch.lerp(colours, images[:, :3], opacity)
 

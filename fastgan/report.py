@@ -76,7 +76,7 @@ def write_report(folder: str | os.PathLike) -> Path:
     saved = folder / SETTINGS_FILE
     if not saved.is_file():
         raise UserError(f"{folder}: no run folder (it has no {SETTINGS_FILE})")
-    settings = TrainConfig.from_dict(read_json(saved), str(saved))
+    settings = TrainConfig.of_run(read_json(saved), str(saved))
     template = resources.files("fastgan").joinpath("templates", "report.html").read_text(encoding="utf-8")
     templates = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     text = templates.from_string(template).render(**_facts(folder, settings, log), version=__version__)

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastgan import fast, objectives
 from fastgan.checkpoints import checkpoints_in
 from fastgan.objectives import frozen
+from fastgan.projected import contents
 from fastgan.trainer import Trainer, train
 from tests.runs import GROWING, assert_equal, newest
 
@@ -21,35 +22,100 @@ def test_views_of_real_pictures_are_kept_step_by_step_whatever_its_parts(tiny):
         torch.testing.assert_close(view.mean(), kept[1][name].mean(), rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_real_pictures_get_codes_once_enough_are_kept_and_keep_them(tiny, monkeypatch, accumulate):
+@pytest.fixture
+def few(monkeypatch):
+    """Anchors after 16 pictures."""
     monkeypatch.setattr(objectives, "KEPT", 16)
-    settings = {**GROWING, "size": "64", "accumulate": accumulate}
-    trainer = Trainer(tiny(**settings))
-    batches = trainer.feed.batches(0)
-    pairs, codes = [], []
-    for _ in range(3):
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_real_pictures_get_anchors_once_enough_are_kept_which_stay_while_pictures_grow(tiny, few, accumulate):
+    trainer = Trainer(tiny(**{**GROWING, "size": "64", "accumulate": accumulate}))
+    objective, anchored, lasting = trainer.learners.objective, [], []
+
+    def step():
         trainer.sums.clear()
-        trainer.step(batches)
-        pairs.append(float(trainer.sums["loss/paired"]))
-        codes.append(trainer.learners.objective.lasting())
-    assert pairs[:2] == [0, 0] and pairs[2] > 0
-    assert not codes[1] and codes[2]["codes.axes"].shape[1] > 4
+        trainer.step(trainer.feed.batches(trainer.state.images))
+        anchored.append(float(trainer.sums["loss/anchored"]) > 0)
+        lasting.append(trainer.learners.objective.lasting())
+
+    for _ in range(3):
+        step()
+    assert not lasting[0] and lasting[1]["anchors.axes"].shape[1] > 4
+    assert_equal(lasting[1], lasting[2])
     trainer.grow(64)
-    trainer.step(trainer.feed.batches(trainer.state.images))
-    assert_equal(trainer.learners.objective.lasting(), codes[2])
+    assert trainer.learners.objective is not objective
+    assert_equal(lasting[2], trainer.learners.objective.lasting())
+    for _ in range(3):
+        step()
+    assert anchored == 2 * [False, False, True]  # those of small pictures are fitted to the larger ones first
+    directions = [torch.nn.functional.normalize(lasting[i]["anchors.axes"], dim=0) for i in (2, 5)]
+    torch.testing.assert_close(*directions)
+    assert not torch.equal(lasting[2]["anchors.mean"], lasting[5]["anchors.mean"])
     trainer.close()
 
 
-def test_a_run_with_codes_resumes_to_the_last_bit(tiny, monkeypatch):
-    monkeypatch.setattr(objectives, "KEPT", 16)
+def test_half_of_the_latents_lie_around_the_anchors_of_the_pictures_they_are_held_to(tiny, few, monkeypatch):
+    monkeypatch.setattr(objectives, "SPREAD", 0.0)
+    trainer = Trainer(tiny(recipe="projected", augment="none"))
+    batches = trainer.feed.batches(0)
+    trainer.step(batches)
+    trainer.step(batches)
+    latents = []
+    trainer.learners.players.generator.register_forward_pre_hook(lambda _, given: latents.append(given[0]))
+    real = next(batches)
+    trainer.train_on(real)
+    objective = trainer.learners.objective
+    anchors = objective.anchors(contents(objective.kept))  # the newest pictures are kept first
+    n = anchors.shape[1]
+    torch.testing.assert_close(latents[0][:4, :n], anchors[:4])
+    assert (latents[0][4:, :n] - anchors[4:8]).abs().mean() > 0.5
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"energy_weight": 0},
+        {"anchor_weight": 0},
+        {"energy_weight": 0, "anchor_weight": 0},
+        {"batch_size": 2},
+        {"batch_size": 3},
+        {"channels": 1},
+        {"channels": 4},
+        {"z_dim": 2},
+    ],
+)
+def test_anchors_go_with_every_setting(tiny, few, changes):
+    trainer = Trainer(tiny(recipe="projected", **changes))
+    batches = trainer.feed.batches(0)
+    for _ in range(16 // trainer.config.batch_size + 2):
+        trainer.sums.clear()
+        trainer.step(batches)
+    assert (trainer.sums["loss/anchored"] > 0) == (changes.get("anchor_weight") != 0)
+    assert (trainer.sums["loss/energy"] > 0) == (changes.get("energy_weight") != 0)
+    assert bool(trainer.learners.objective.memory()) == (len(changes) == 1)
+    assert trainer.learners.are_finite()
+    trainer.close()
+
+
+def test_the_anchor_of_a_transparent_picture_does_not_tell_what_it_lies_on(tiny):
+    trainer = Trainer(tiny(recipe="projected", channels=4, augment="none"))
+    real = torch.rand(8, 4, 32, 32) * 2 - 1
+    for _ in range(2):
+        trainer.train_on(real)
+    views = trainer.learners.objective.memory().values()
+    assert [torch.equal(view[:8], view[8:]) for view in views] == 8 * [False] + 3 * [True]
+    trainer.close()
+
+
+def test_a_run_with_anchors_resumes_to_the_last_bit(tiny, few):
     whole = train(tiny("whole", recipe="projected"))
     train(tiny("halves", recipe="projected", max_steps=3))
     halves = train(tiny("halves", recipe="projected"), resume=True)
     assert_equal(newest(whole), newest(halves))
-    without = train(tiny("without", recipe="projected", pair_weight=0))
     with pytest.raises(AssertionError):
-        assert_equal(newest(whole), newest(without))
+        assert_equal(newest(whole), newest(train(tiny("without", recipe="projected", anchor_weight=0))))
 
 
 def test_a_scale_that_grows_reaches_both_networks_between_batches(tiny):
@@ -92,9 +158,12 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize(("recipe", "waits"), [("projected", 0), ("paper", 1)])
-def test_a_step_never_waits_for_the_device(tiny, monkeypatch, recipe, waits, enabled):
+def test_a_step_never_waits_for_the_device(tiny, monkeypatch, few, recipe, waits, enabled):
     trainer = Trainer(tiny(recipe=recipe, batch_size=8, fast=enabled))
-    real = next(trainer.feed.batches(0))
+    batches = trainer.feed.batches(0)
+    for _ in range(2):  # with the second, which waits for it once in a run, come anchors
+        trainer.step(batches)
+    real = next(batches)
     copies = []
     # The speed-ups of CPUs read small tensors of theirs; without them a CPU goes the way of other devices.
     for name in () if enabled else ("cpu", "numpy", "tolist", "nonzero"):
@@ -109,17 +178,22 @@ def test_a_step_never_waits_for_the_device(tiny, monkeypatch, recipe, waits, ena
 
 
 @pytest.mark.parametrize("recipe", ["projected", "paper"])
-def test_a_whole_step_is_the_plain_one(tiny, recipe):
-    """What is compared: Adam's first moments, which are parts of the gradients, of both networks after a step.
+def test_whole_steps_are_the_plain_ones(tiny, few, recipe):
+    """What is compared: Adam's first moments, which are parts of the gradients, of both networks after a few steps.
 
     Where real and drawn pictures pull in opposite directions next to nothing is left of a gradient but rounding, so an
     error counts against a thousandth of the largest one at least.
     """
-    moments = []
+    moments, anchors = [], {}
     for enabled in (True, False):
         trainer = Trainer(tiny(f"fast is {enabled}", recipe=recipe, fast=enabled, learning_rate=1e-9))
+        batches, objective = trainer.feed.batches(0), trainer.learners.objective
         with fast.use(enabled):
-            trainer.step(trainer.feed.batches(0))
+            trainer.step(batches)
+            trainer.step(batches)
+            anchors = anchors or objective.lasting()  # of so few pictures, rounding turns components
+            objective.remember({**objective.memory(), **anchors})
+            trainer.step(batches)
         _, optimizers = trainer.learners.parts()
         states = {name: optimizer.state_dict()["state"] for name, optimizer in optimizers.items()}
         moments.append({f"{name} {i}": s["exp_avg"].clone() for name in states for i, s in states[name].items()})

@@ -105,15 +105,15 @@ def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache_dir,
     assert {len(view) for view in memory.values()} == {16} and memory["real.0"].unique(dim=0).shape[0] == 16
 
 
-def test_two_processes_find_codes_of_real_pictures(tmp_path, cache_dir, pictures, start):
+def test_two_processes_find_anchors_of_real_pictures(tmp_path, cache_dir, pictures, start):
     folder = tmp_path / "run"
     flags = ["--recipe", "projected", "--batch-size", "26", "--max-steps", "11", "--output-dir", str(folder)]
     process = start("--dataset", pictures, "--cache-dir", cache_dir, *TINY, *flags, launcher=TWO)
     output = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, output
     memory = load_file(checkpoints_in(folder / "checkpoints")[-1] / "memory.safetensors")
-    assert len(memory["real.0"]) == 256 and memory["codes.axes"].shape[1] > 4
-    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["loss/paired"] > 0
+    assert len(memory["real.0"]) == 256 and memory["anchors.axes"].shape[1] > 4
+    assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["loss/anchored"] > 0
 
 
 def test_two_processes_say_once_what_is_wrong(tiny, cache_dir, pictures, start):

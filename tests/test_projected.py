@@ -2,12 +2,11 @@ import pytest
 import torch
 
 from fastgan.config import ModelConfig, TrainConfig
-from fastgan.objectives import as_judged
+from fastgan.objectives import as_changed, opaque
 from fastgan.projected import (
     MixedFeatures,
     ProjectedDiscriminator,
     energy_distance,
-    on_random_colours,
     paired_distance,
     summaries,
 )
@@ -74,10 +73,11 @@ def test_grey_pictures_are_judged_as_they_are(features):
 
 def test_transparency_shows_on_colours_and_gets_gradients():
     clear, solid = torch.full((8, 4, 2, 2), -1.0), torch.full((8, 4, 2, 2), 1.0)
-    assert on_random_colours(clear).std(dim=0).min() > 0.1  # nothing but the colours, which differ
-    assert torch.equal(on_random_colours(solid), torch.ones(8, 3, 2, 2))
+    assert opaque(clear).std(dim=0).min() > 0.1  # nothing but the colours, which differ
+    assert torch.equal(opaque(solid), torch.ones(8, 3, 2, 2))
+    assert torch.equal(opaque(solid[:, :3]), solid[:, :3])
     half = torch.zeros(8, 4, 2, 2, requires_grad=True)
-    on_random_colours(half).square().sum().backward()
+    opaque(half).square().sum().backward()
     assert half.grad[:, 3].abs().min() > 0
 
 
@@ -105,12 +105,12 @@ def test_pictures_that_are_all_alike_are_far_even_where_the_real_ones_are():
 
 
 def test_the_paired_distance_is_a_share_of_that_to_any_picture():
-    x, y = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    x, y, others = (torch.randn(count, 3, dtype=torch.float64) for count in (5, 5, 9))
     pairs = sum((a - b).norm() for a, b in zip(x, y, strict=True)) / 5
-    between = sum((a - b).norm() for a in x for b in y) / 25
-    torch.testing.assert_close(paired_distance([x], [y]), pairs / between, atol=1e-5, rtol=1e-5)
+    between = sum((a - b).norm() for a in x for b in others) / 45
+    torch.testing.assert_close(paired_distance([x], [y], [others]), pairs / between, atol=1e-5, rtol=1e-5)
     drawn = y.clone().requires_grad_()
-    paired_distance([drawn], [y]).backward()  # there already: nothing to learn, and no nonsense
+    paired_distance([drawn], [y], [others]).backward()  # there already: nothing to learn, and no nonsense
     assert drawn.grad.abs().max() < 1
 
 
@@ -124,7 +124,7 @@ def test_pictures_that_are_equal_pass_no_nonsense_back():
 def test_drawn_and_real_pictures_are_changed_alike(channels):
     settings = TrainConfig(dataset="pictures", size="32", channels=channels, augment="color,translation,cutout")
     images = torch.rand(4, channels, 32, 32) * 2 - 1
-    one, other, next_one = (as_judged(images, settings, seed) for seed in (0, 0, 1))
+    one, other, next_one = (opaque(as_changed(images, settings, seed)) for seed in (0, 0, 1))
     assert torch.equal(one, other)
     assert not torch.equal(one, next_one)
 
@@ -132,14 +132,14 @@ def test_drawn_and_real_pictures_are_changed_alike(channels):
 def test_a_transparent_picture_that_moves_shows_no_edge():
     settings = TrainConfig(dataset="pictures", size="32", channels=4, augment="translation")
     clear = torch.cat([torch.rand(8, 3, 32, 32), torch.full((8, 1, 32, 32), -1.0)], dim=1)
-    seen = as_judged(clear, settings, seed=0)
+    seen = opaque(as_changed(clear, settings, seed=0))
     assert torch.equal(seen, seen[:, :, :1, :1].expand_as(seen))
 
 
 @pytest.mark.parametrize(("side", "step"), [(128, 1), (256, 4)])
 def test_large_pictures_move_by_steps(side, step):
     settings = TrainConfig(dataset="pictures", size=str(side), augment="translation")
-    moved = as_judged(torch.ones(32, 3, side, side), settings, seed=0)
+    moved = as_changed(torch.ones(32, 3, side, side), settings, seed=0)
     rows = (moved[:, 0] == 0).all(2).sum(1)  # that came in from outside
     assert rows.max() > side // 16
     assert torch.gcd(rows, torch.tensor(step)).min() == step

@@ -11,7 +11,8 @@ import pytest
 import fastgan
 from fastgan import UserError
 from fastgan.checkpoints import Best, best_of_run, checkpoints_in, read_state
-from fastgan.cli import train_main
+from fastgan.cli import resolve, train_main
+from fastgan.evaluation import training_settings
 from fastgan.launch import HANG_UP
 from fastgan.trainer import train
 from fastgan.watch import best_of, evaluations, read_log
@@ -141,6 +142,15 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_begun_anew(tiny, tmp_pa
         train(config, resume=True)
     log = train(config) / "log.jsonl"
     assert [json.loads(line)["images"] for line in log.read_text().splitlines()] == [8, 16, 24, 32]
+
+
+def test_a_run_from_before_a_setting_goes_on_as_it_was(tiny):
+    folder = train(tiny(recipe="projected", max_steps=1))
+    settings = json.loads((folder / "train_config.json").read_text())
+    assert settings.pop("anchor_weight") == 8
+    (folder / "train_config.json").write_text(json.dumps(settings))
+    assert resolve(["--resume", str(folder), "--max-steps", "2"])[0].anchor_weight == 0
+    assert training_settings(str(folder)).anchor_weight == 0
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(tiny, capsys):
