@@ -255,7 +255,7 @@ class TrainConfig:
     anchor_weight: float = setting(
         8.0,
         "recipe",
-        "weight of how far real pictures are from what is drawn where they are to be; 0 is off; projected only",
+        "weight of the distance from real pictures to what is drawn at their anchors; 0 is off; projected only",
         within=(0, 10_000),
         before=0.0,
     )
