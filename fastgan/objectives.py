@@ -212,13 +212,14 @@ class ProjectedObjective(Objective):
         with accelerator.autocast(), torch.no_grad():
             seen = self.features(real)
         views = summaries(seen.plain, real)
-        told = self._contents(views, changed)
+        on_grey = self._contents_on_grey(changed)
         torch.manual_seed(seed)  # what is drawn does not hang on how real pictures were changed
         z = torch.randn(len(real), config.z_dim, device=real.device)
         pairs = 0
         if self.anchors and self._keeps_enough():  # after growing they have yet to be fitted to larger pictures
             pairs = len(real) // 2
-            z = torch.cat([self.anchors.around([x[:pairs] for x in told], z[:pairs], SPREAD), z[pairs:]])
+            told = [x[:pairs] for x in contents(views + on_grey)]
+            z = torch.cat([self.anchors.around(told, z[:pairs], SPREAD), z[pairs:]])
         fake = opaque(as_changed(players.generator(z).full, config, seed + 1))
         with accelerator.autocast():
             drawn = self.features(fake)
@@ -240,7 +241,7 @@ class ProjectedObjective(Objective):
                     energy = energy_distance(mine, known)
                 if pairs:
                     anchored = paired_distance([x[:pairs] for x in mine], [x[:pairs] for x in views], known)
-                self._keep(views + told)
+                self._keep(views + on_grey)
             loss = g_loss + config.energy_weight * energy + config.anchor_weight * anchored
             self._learn(loss, players.g_optimizer)
         self._renew_scale()
@@ -258,20 +259,13 @@ class ProjectedObjective(Objective):
         if "anchors.mean" in memory:
             self.anchors = Anchors(memory["anchors.mean"], memory["anchors.axes"])
 
-    def _contents(self, views: list[Tensor], images: Tensor) -> list[Tensor]:
-        """What anchors of real pictures are made from; nothing where there are to be none.
+    def _contents_on_grey(self, images: Tensor) -> list[Tensor]:
+        """What anchors of pictures with transparency are made from; nothing for others, or where there are to be none.
 
-        They stand for pictures, not for the colours that these happen to lie on: those with transparency are seen once
-        more, on grey.
-
-        Args:
-            views: of the pictures as they are judged.
-            images: the pictures before they were laid on colours.
+        They stand for pictures, not for the colours that these happen to lie on when they are judged.
         """
-        if not self.config.anchor_weight:
+        if not self.config.anchor_weight or images.shape[1] < 4:
             return []
-        if images.shape[1] < 4:
-            return contents(views)
         on_grey = on_colours(images, images.new_zeros(1, 3, 1, 1))
         with self.accelerator.autocast(), torch.no_grad():
             maps = self.features(on_grey).plain
@@ -281,9 +275,7 @@ class ProjectedObjective(Objective):
         """Give real pictures their anchors; those of smaller pictures stay where they are, as nearly as may be."""
         seen = contents(self.kept)
         anchors = self.anchors.refit(seen) if self.anchors else Anchors.fit(seen, self.config.z_dim)
-        if self.accelerator.num_processes > 1:  # whose machines may round in different ways
-            anchors = Anchors(*broadcast([anchors.mean, anchors.axes]))
-        self.anchors = anchors
+        self.anchors = Anchors(*broadcast([anchors.mean, anchors.axes]))  # machines may round in different ways
 
     def _keep(self, views: list[Tensor]) -> None:
         """Keep views of real pictures, once a step is whole: those of all its parts and all processes."""
