@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 SMALLEST = 8  # pixels: on smaller maps, deriving the kernel costs more than the convolution saves
-ROW = 64  # channels: PyTorch handles shorter half-precision rows one number at a time
+ROW = 64  # channels of a half-precision row that PyTorch handles several numbers at a time
 WIDE = 128  # numbers: rows that are shorter are added up several at a time
 PARTS = 64  # sums that are rounded to half precision before they are added up
 WORTH_IT = 1.2  # how many times faster bfloat16 has to be
@@ -63,8 +63,11 @@ def double_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Nearest 2× and a 3×3 convolution with padding 1: [B, C, H, W] to [B, C', 2H, 2W].
 
     On a CPU it is one transposed convolution, with 2.25 times fewer operations, where the map is large enough. A
-    convolution with the attribute `kernel` brings the transposed kernel along.
+    convolution with the attribute `kernel` brings the transposed kernel along, and one with the method `doubled` does
+    all of it.
     """
+    if hasattr(conv, "doubled"):
+        return conv.doubled(x)
     if _enabled and x.device.type == "cpu" and min(x.shape[2:]) >= SMALLEST:
         kernel = getattr(conv, "kernel", None)
         if kernel is None:
@@ -160,10 +163,15 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if _enabled and x.device.type in ("cpu", "cuda") else x
 
 
+def is_narrow(x: Tensor, channels: int) -> bool:
+    """Whether PyTorch handles rows of so many channels of a channels-last map like this one number at a time."""
+    return x.dtype.itemsize == 2 and channels < ROW
+
+
 def glu(x: Tensor) -> Tensor:
     """A gated linear unit over the channels: [B, 2C, H, W] to [B, C, H, W]."""
     half = x.shape[1] // 2
-    if not (_enabled and x.device.type == "cpu" and x.dtype.itemsize == 2 and half < ROW):
+    if not (_enabled and x.device.type == "cpu" and is_narrow(x, half)):
         return F.glu(x, dim=1)
     return x[:, :half] * channels_last(x[:, half:]).sigmoid()
 

@@ -11,6 +11,7 @@ from torch.nn.utils import fuse_conv_bn_weights, parametrize
 from fastgan import fast
 from fastgan.layers import NoiseInjection, NoisyUpBlock
 from fastgan.models import Generator
+from fastgan.packing import can_pack, pack
 
 _made: WeakKeyDictionary[Generator, tuple[tuple, Generator]] = WeakKeyDictionary()
 
@@ -54,7 +55,11 @@ def _fold(generator: Generator) -> Generator:
         doubling = block.conv1 if isinstance(block, NoisyUpBlock) else block.conv
         doubling.register_buffer("kernel", fast.transposed_kernel(doubling.weight))
     quick.eval().requires_grad_(False).to(dtype)  # the new parts too
-    return quick.to(memory_format=torch.channels_last) if device.type in ("cpu", "cuda") else quick
+    if device.type in ("cpu", "cuda"):
+        quick.to(memory_format=torch.channels_last)
+    if can_pack(device, dtype):
+        pack(quick)
+    return quick
 
 
 def _plain(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
@@ -89,7 +94,11 @@ class _ScaledNoise(nn.Module):
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """x: [B, C, H, W]; noise: [B, 1, H, W]."""
-        return torch.addcmul(x, noise, self.weight)
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            return torch.addcmul(x, noise, self.weight)
+        # As a product of matrices a CPU does it in half the time.
+        x.permute(0, 2, 3, 1).flatten(1, 2).baddbmm_(noise.flatten(1)[:, :, None], self.weight.view(1, 1, -1).expand(len(x), 1, -1))
+        return x
 
 
 class _Spread(nn.Module):
