@@ -94,10 +94,11 @@ class _ScaledNoise(nn.Module):
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """x: [B, C, H, W]; noise: [B, 1, H, W]."""
-        if not x.is_contiguous(memory_format=torch.channels_last):
+        if not (x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)):
             return torch.addcmul(x, noise, self.weight)
-        # As a product of matrices a CPU does it in half the time.
-        x.permute(0, 2, 3, 1).flatten(1, 2).baddbmm_(noise.flatten(1)[:, :, None], self.weight.view(1, 1, -1).expand(len(x), 1, -1))
+        # A CPU is quicker at a product of matrices, in place: nobody else has what a convolution has just written.
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        pixels.baddbmm_(noise.flatten(1)[:, :, None], self.weight.view(1, 1, -1).expand(len(x), 1, -1))
         return x
 
 

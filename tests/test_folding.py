@@ -8,6 +8,7 @@ from fastgan.config import ModelConfig
 from fastgan.ema import reestimate_batch_norm
 from fastgan.folding import _made, folded
 from fastgan.models import Generator
+from fastgan.packing import PhasedConv, can_pack
 
 
 def drawn_by(config: ModelConfig) -> Generator:
@@ -37,6 +38,29 @@ def test_a_folded_generator_draws_the_same(size, constant, edge):
         found, expected = (g(z, style, {64: 0.5, 128: 1.0}, noise) for g in (quick, generator))
     torch.testing.assert_close(found.full, expected.full)
     torch.testing.assert_close(found.small, expected.small)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("size", "constant", "edge"),
+    [((32, 32), False, "zeros"), ((128, 128), True, "replicate"), ((64, 96), True, "zeros")],
+)
+def test_a_packed_generator_draws_as_exactly_as_the_plain_one(size, constant, edge, dtype):
+    if not can_pack(torch.device("cpu"), dtype):
+        pytest.skip("this CPU does not compute in it")
+    generator = drawn_by(ModelConfig(*size, z_dim=16, ngf=16, constant=constant, edge=edge)).double()
+    z, style = torch.randn(2, 3, 16, dtype=torch.float64)
+    noise = [torch.randn(3, 1, *side, dtype=torch.float64) for side in generator.noise_sizes()]
+    with torch.no_grad():
+        exact = generator.eval()(z, style, {64: 0.5, 128: 1.0}, noise).full
+
+    generator.to(dtype)
+    quick = folded(generator)
+    assert isinstance(quick.to_full, PhasedConv)
+    inputs = z.to(dtype), style.to(dtype), {64: 0.5, 128: 1.0}, [level.to(dtype) for level in noise]
+    with torch.no_grad():
+        off = [(network(*inputs).full.double() - exact).abs().mean() for network in (quick, generator)]
+    assert off[0] <= 1.5 * off[1]
 
 
 def test_it_is_made_once_and_again_when_the_weights_change():
