@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
@@ -30,6 +31,7 @@ def _flop_of_fused(x_shape: Sequence[int], w_shape: Sequence[int], *_, out_shape
 
 # The convolution that PyTorch's counter does not know, where there is one.
 FUSED = {getattr(torch.ops.mkldnn, "_convolution_pointwise", None): _flop_of_fused}
+CONVOLUTIONS = {torch.ops.aten.convolution, torch.ops.aten.convolution_backward, *FUSED}
 
 
 @dataclass
@@ -107,6 +109,9 @@ def _print(report: dict, name: str) -> None:
         for dtype, peak in report["peak"].items()
     )
     print(f"  {report['flop_per_image'] / 1e9:.2f} GFLOP per image: {shares}")
+    if inside := report["convolutions"]:
+        share = inside["rate"] / report["peak"]["fp32" if report["precision"] in ("no", "fp32") else "bf16"]
+        print(f"  in convolutions {inside['share_of_time']:.0%} of the time, at {share:.0%} of such a product's rate")
     for fact, value in report["facts"].items():
         print(f"  {fact}: {value:.3g}")
     total = sum(report["parts"].values())
@@ -163,13 +168,46 @@ def _work(work: Work, least_seconds: float) -> None:
             memory = peak_memory(work.device)  # before what follows needs its own
             with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
                 work.counted()
+            operations = counter.get_flop_counts()["Global"]
+            flop_in_convolutions = sum(operations[kind] for kind in CONVOLUTIONS & operations.keys())
             dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
             answer(
                 peak_memory=memory,
                 flop_per_image=counter.get_total_flops() / work.images,
+                convolutions=_in_convolutions(work, flop_in_convolutions),
                 parts=work.parts(),
                 peak={name: matmul_peak(work.device, dtype) for name, dtype in dtypes.items()},
             )
+
+
+def _in_convolutions(work: Work, flop: float) -> dict[str, float]:
+    """FLOP/s within convolutions, and their share of the time; nothing where what is counted is not what is timed."""
+    if work.counted is not work.run:
+        return {}
+    clock = Clock(work.device)
+    with clock.part("whole"), _Convolutions(work.device) as convolutions:
+        for _ in range(REPEATS):
+            work.run()
+    seconds = convolutions.seconds
+    return {"rate": REPEATS * flop / seconds, "share_of_time": seconds / clock.seconds["whole"]}
+
+
+class _Convolutions(TorchDispatchMode):
+    """Adds up the seconds that convolutions take, on the way back too."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.device, self.seconds = device, 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket not in CONVOLUTIONS:
+            return func(*args, **(kwargs or {}))
+        synchronize(self.device)
+        start = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        synchronize(self.device)
+        self.seconds += time.perf_counter() - start
+        return result
 
 
 def _seconds(work: Work, count: int) -> float:

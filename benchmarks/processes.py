@@ -3,8 +3,9 @@
     python benchmarks/processes.py --size 256 --recipe paper
     python benchmarks/processes.py --processes 4 --minutes 3 --size 128
 
-Every process has one thread. Whole runs follow each other in turn, one process and several, and what is compared is
-their rate once they have started. Flags that it does not know are those of train.py.
+Every process has one thread. Whole runs follow each other in turn, and what is compared is their rate once they have
+started: one process, several that share its batch, and several with a batch of that size each. Flags that it does not
+know are those of train.py.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from statistics import median
 
 from train_step import PICTURES
 
+from fastgan.cli import resolve
 from fastgan.watch import read_log
 
 ROOT = Path(__file__).parents[1]
@@ -44,16 +46,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run [1]")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each [3]")
     options, flags = parser.parse_known_args()
-    pairs = []
+    count, batch = options.processes, resolve(["--dataset", str(PICTURES), *flags])[0].batch_size
+    settings = {
+        f"one process with one thread, batch {batch}": (1, batch),
+        f"{count} processes that share a batch of {batch}": (count, batch),
+        f"{count} processes that share a batch of {count * batch}": (count, count * batch),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in settings}
     for number in range(options.rounds):
-        order = (1, options.processes) if number % 2 == 0 else (options.processes, 1)
-        rates = {processes: rate(processes, options.minutes, flags) for processes in order}
-        pairs.append((rates[1], rates[options.processes]))
-    one, several = (median(part) for part in zip(*pairs, strict=True))
-    ratios = [b / a for a, b in pairs]
-    print(f"one process with one thread: {one:.2f} images/s (median of {len(pairs)} runs)")
-    print(f"{options.processes} processes with one thread each: {several:.2f} images/s")
-    print(f"ratio: {median(ratios):.2f} (median of {len(pairs)} pairs, {min(ratios):.2f} to {max(ratios):.2f})")
+        for name in list(settings) if number % 2 == 0 else reversed(settings):
+            processes, together = settings[name]
+            rates[name].append(rate(processes, options.minutes, [*flags, "--batch-size", str(together)]))
+    one, *several = rates.items()
+    print(f"{one[0]}: {median(one[1]):.2f} images/s (median of {options.rounds} runs)")
+    for name, found in several:
+        ratios = [b / a for a, b in zip(one[1], found, strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"{name}: {median(found):.2f} images/s, ratio {median(ratios):.2f} ({spread})")
 
 
 if __name__ == "__main__":

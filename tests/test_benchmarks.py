@@ -65,6 +65,7 @@ def test_a_training_step_is_taken_apart():
     assert {"next batch", "generator forward 1", "distance 2", "backward 3", "moving average 1"} <= set(found["parts"])
     assert min(found["parts"].values()) >= 0
     assert found["images_per_second"] > 0 and found["peak_memory"] > 1e8
+    assert 0 < found["convolutions"]["share_of_time"] < 1 and found["convolutions"]["rate"] > 1e6
 
 
 def test_waiting_for_streamed_pictures_is_measured():
@@ -76,9 +77,11 @@ def test_waiting_for_streamed_pictures_is_measured():
 
 def test_processes_are_timed_in_turn():
     said = printed("processes.py", "--minutes", "0.05", "--rounds", "1", *TINY)
-    found = re.search(r": ([\d.]+) images.*: ([\d.]+) images.*ratio: ([\d.]+)", said, re.S)
-    one, two, ratio = map(float, found.groups())
-    assert ratio == pytest.approx(two / one, abs=0.02)
+    one, shared, more = said.splitlines()
+    alone = float(re.search(r"batch 4: ([\d.]+) images/s", one)[1])
+    for line, batch in ((shared, 4), (more, 8)):
+        rate, ratio = map(float, re.search(rf"batch of {batch}: ([\d.]+) images/s, ratio ([\d.]+)", line).groups())
+        assert ratio == pytest.approx(rate / alone, abs=0.02)
 
 
 def test_recipes_are_compared_and_what_was_found_is_printed_again(tmp_path):
