@@ -182,4 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_hub_commands(commands)
     options = parser.parse_args(arguments)
     options.typed = " ".join(map(quoted, ["fastgan", *arguments]))
-    return run(lambda: options.run(options))
+
+    def command() -> Any:
+        if getattr(options, "fast", True):
+            return options.run(options)
+        from fastgan import fast
+
+        with fast.use(False):
+            return options.run(options)
+
+    return run(command)

@@ -418,6 +418,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """Add what says how exactly pictures are computed."""
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=PRECISION)
+    plain = "the network as published, without forms of its arithmetic that cost less"
+    parser.add_argument("--no-fast", dest="fast", action="store_false", help=plain)
 
 
 def load(options: argparse.Namespace):

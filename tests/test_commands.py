@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastgan import Generator, ModelConfig
+from fastgan import Generator, ModelConfig, fast
 from fastgan.cli import main
 from fastgan.hub import save_model
 
@@ -62,6 +62,18 @@ def test_a_loop_of_any_format_is_written(model, tmp_path):
         assert film.n_frames == 6
     with av.open(str(tmp_path / "walk.mp4")) as film:
         assert len(list(film.decode(video=0))) == 6
+
+
+def test_a_picture_is_drawn_without_speed_ups_where_that_is_asked_for(model, tmp_path):
+    pictures = []
+    for flags in ([], ["--no-fast"]):
+        # In half precision one sees which way was taken: both are rounded, and not alike.
+        assert main(["sample", model, "--seeds", "3", "--precision", "bf16", "--out", str(tmp_path), *flags]) == 0
+        with Image.open(tmp_path / "seed0003.png") as picture:
+            pictures.append(drawn(picture).astype(int))
+    quick, plain = pictures
+    assert 0 < np.abs(quick - plain).max() < 16  # of 255
+    assert fast.enabled()
 
 
 def test_a_mixing_grid_holds_contents_styles_and_their_mixes(model, generator, tmp_path):
