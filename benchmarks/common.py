@@ -184,12 +184,11 @@ def _in_convolutions(work: Work, flop: float) -> dict[str, float]:
     """FLOP/s within convolutions, and their share of the time; nothing where what is counted is not what is timed."""
     if work.counted is not work.run:
         return {}
-    clock = Clock(work.device)
-    with clock.part("whole"), _Convolutions(work.device) as convolutions:
+    with _Convolutions(work.device) as convolutions:
         for _ in range(REPEATS):
             work.run()
-    seconds = convolutions.seconds
-    return {"rate": REPEATS * flop / seconds, "share_of_time": seconds / clock.seconds["whole"]}
+    seconds = convolutions.seconds / REPEATS
+    return {"rate": flop / seconds, "share_of_time": seconds / _seconds(work, REPEATS)}
 
 
 class _Convolutions(TorchDispatchMode):

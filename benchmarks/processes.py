@@ -18,7 +18,7 @@ from statistics import median
 
 from train_step import PICTURES
 
-from fastgan.cli import resolve
+from fastgan.cli import resolve, run
 from fastgan.watch import read_log
 
 ROOT = Path(__file__).parents[1]
@@ -28,19 +28,19 @@ def rate(processes: int, minutes: float, flags: list[str]) -> float:
     """Pictures per second of a run, from its log; the first line, which has the start in it, is left out."""
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
+        output = Path(folder) / "run"
         settings = ["--dataset", str(PICTURES), "--eval-images", "0", "--grow-from", "0", "--sample-every", "never"]
-        settings += ["--max-minutes", str(minutes), "--log-every", f"{minutes / 8}min", "--output-dir", str(run)]
+        settings += ["--max-minutes", str(minutes), "--log-every", f"{minutes / 8}min", "--output-dir", str(output)]
         command = [sys.executable, *(launcher if processes > 1 else []), "train.py", *settings, *flags]
         code = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
         if code:
             raise SystemExit(code)  # it has said why
-        rates = [line["images_per_second"] for line in read_log(run / "log.jsonl") if "images_per_second" in line]
+        rates = [line["images_per_second"] for line in read_log(output / "log.jsonl") if "images_per_second" in line]
     return median(rates[1:] or rates)
 
 
 def main() -> None:
-    """Time both in turn, and print the ratio."""
+    """Time all in turn, and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, help="how many are held against one [2]")
     parser.add_argument("--minutes", type=float, default=1.0, help="of each run [1]")
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

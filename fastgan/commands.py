@@ -443,13 +443,14 @@ def load(options: argparse.Namespace):
 
 
 def drawn_by(options: argparse.Namespace) -> dict[str, str]:
-    """What a PNG tells of the model at hand: its name, its commit on the Hub, its precision where that is not full."""
+    """What a PNG tells of the model at hand: its name, its commit on the Hub, and what is unusual of the drawing."""
     from fastgan.hub import fetch_config
 
     commit = "" if os.path.isdir(options.model) else fetch_config(options.model, options.revision)[1]
     facts = {"model": _name(options.model), "revision": commit}
-    precision = getattr(options, "precision", "fp32")
-    return facts if precision == "fp32" else {**facts, "precision": precision}
+    if (precision := getattr(options, "precision", "fp32")) != "fp32":
+        facts["precision"] = precision
+    return facts if getattr(options, "fast", True) else {**facts, "fast": "no"}
 
 
 def sample_command(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 SMALLEST = 8  # pixels: on smaller maps, deriving the kernel costs more than the convolution saves
-ROW = 64  # channels of a half-precision row that PyTorch handles several numbers at a time
+ROW = 64  # channels: PyTorch handles shorter half-precision rows one number at a time
 WIDE = 128  # numbers: rows that are shorter are added up several at a time
 PARTS = 64  # sums that are rounded to half precision before they are added up
 WORTH_IT = 1.2  # how many times faster bfloat16 has to be
@@ -122,8 +122,16 @@ def same_conv_relu6(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 @functools.cache
 def _has_bounded_conv() -> bool:
-    """Whether PyTorch has the operator that its own compiler uses for it, and this CPU what that is written for."""
-    return hasattr(torch.ops.mkldnn, "_convolution_pointwise") and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return has_mkldnn("AVX512", "_convolution_pointwise")
+
+
+def has_mkldnn(capability: str, *operators: str) -> bool:
+    """Whether PyTorch has these operators of its own compiler, and this CPU what they are written for."""
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith(capability)
+        and all(hasattr(torch.ops.mkldnn, name) for name in operators)
+    )
 
 
 class _BoundedConv(torch.autograd.Function):
@@ -163,15 +171,15 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if _enabled and x.device.type in ("cpu", "cuda") else x
 
 
-def is_narrow(x: Tensor, channels: int) -> bool:
-    """Whether PyTorch handles rows of so many channels of a channels-last map like this one number at a time."""
-    return x.dtype.itemsize == 2 and channels < ROW
+def is_narrow(dtype: torch.dtype, channels: int) -> bool:
+    """Whether PyTorch handles the pixels of a channels-last map with so many channels one number at a time."""
+    return dtype.itemsize == 2 and channels < ROW
 
 
 def glu(x: Tensor) -> Tensor:
     """A gated linear unit over the channels: [B, 2C, H, W] to [B, C, H, W]."""
     half = x.shape[1] // 2
-    if not (_enabled and x.device.type == "cpu" and is_narrow(x, half)):
+    if not (_enabled and x.device.type == "cpu" and is_narrow(x.dtype, half)):
         return F.glu(x, dim=1)
     return x[:, :half] * channels_last(x[:, half:]).sigmoid()
 

@@ -97,7 +97,7 @@ class _ScaledNoise(nn.Module):
         if not (x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)):
             return torch.addcmul(x, noise, self.weight)
         # A CPU is quicker at a product of matrices, in place: nobody else has what a convolution has just written.
-        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        pixels = x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])
         pixels.baddbmm_(noise.flatten(1)[:, :, None], self.weight.view(1, 1, -1).expand(len(x), 1, -1))
         return x
 

@@ -12,18 +12,22 @@ from fastgan import fast
 from fastgan.layers import NoisyUpBlock
 from fastgan.models import Generator
 
-ONES = [1, 1]  # a dilation, and a stride, that is none
+DILATION = [1, 1]
+OPERATORS = (
+    "_convolution_pointwise",
+    "_convolution_transpose_pointwise",
+    "_reorder_convolution_weight",
+    "_reorder_convolution_transpose_weight",
+    "_is_mkldnn_bf16_supported",
+)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether PyTorch has the operators that its own compiler uses for it, and this CPU what they are written for."""
-    operators = torch.ops.mkldnn
+    """Whether a generator on this device and in this precision can be packed."""
     return (
         device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(operators, "_convolution_pointwise")
-        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-        and (dtype == torch.float32 or (dtype == torch.bfloat16 and operators._is_mkldnn_bf16_supported()))
+        and fast.has_mkldnn("AVX", *OPERATORS)
+        and (dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )
 
 
@@ -31,12 +35,12 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def pack(generator: Generator) -> None:
     """Give a generator on a CPU, into whose convolutions all else has been worked, packed ones: it draws the same.
 
-    From then on it can't be moved, and its `state_dict` lacks their weights.
+    From then on it can't be moved, no gradient passes through it, and its `state_dict` lacks their weights.
     """
     for level, block in generator.up.items():
         if isinstance(block, NoisyUpBlock):
             block.conv1, block.conv2 = PackedDoubling(block.conv1), PackedConv.of(block.conv2)
-        elif fast.is_narrow(block.conv.weight, block.conv.out_channels // 2):
+        elif fast.is_narrow(block.conv.weight.dtype, block.conv.out_channels // 2):
             generator.up[level] = PhasedUpBlock(block.conv)
         else:
             block.conv = PackedDoubling(block.conv)
@@ -57,7 +61,7 @@ class PackedConv(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0):
         super().__init__()
-        self.fixed = [padding, padding], [stride, stride], ONES
+        self.fixed = [padding, padding], [stride, stride], DILATION
         self.bias = bias
         self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.fixed)
 
@@ -74,7 +78,7 @@ class PackedConv(nn.Module):
 class PackedDoubling(nn.Module):
     """Nearest 2× and a 3×3 convolution, as the transposed convolution that :func:`fastgan.fast.double_conv` knows."""
 
-    fixed = [1, 1], [0, 0], [2, 2], ONES  # padding, of the output too, stride and dilation
+    fixed = [1, 1], [0, 0], [2, 2], DILATION  # padding, of the output too, stride and dilation
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
@@ -112,11 +116,11 @@ class PhasedUpBlock(nn.Module):
         halves = taps.permute(3, 5, 1, 0, 2, 4).reshape(2, 2, 2, outputs // 2, inputs, 2, 2)
         weight = halves.permute(2, 0, 1, 3, 4, 5, 6).flatten(0, 3)  # values of all phases first, then their gates
         bias = conv.bias.view(2, 1, -1).expand(2, 4, -1).flatten()
-        self.conv = PackedConv(weight.contiguous(memory_format=torch.channels_last), bias, padding=1)
+        self.conv = PackedConv(weight, bias, padding=1)
 
     def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
         """x: [B, C, H, W]. Returns [B, C', 2H, 2W]."""
-        phases = F.glu(self.conv(x), dim=1).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+        phases = fast.glu(self.conv(x)).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
         whole = phases.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # one pixel too many on every side
         return whole[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
 
@@ -130,9 +134,9 @@ class PhasedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
-        self.in_channels, self.edge = conv.in_channels, conv.padding_mode
+        self.edge = conv.padding_mode
         shifts = [F.pad(conv.weight, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
-        weight = torch.stack(shifts, dim=1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        weight = torch.stack(shifts, dim=1).flatten(0, 1)
         self.conv = PackedConv(weight, None, stride=2, padding=1 if self.edge == "zeros" else 0)
 
     def forward(self, x: Tensor) -> Tensor:

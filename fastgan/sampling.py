@@ -122,7 +122,8 @@ def draw(
         part = slice(start, start + step)
         style = None if style_z is None else style_z[part].to(weight)
         maps = [level[part].to(weight) for level in noise]
-        images = generator(z[part].to(weight), style, style_strength, noise=maps).full
+        with torch.autocast(weight.device.type, enabled=False):  # whatever its caller computes in
+            images = generator(z[part].to(weight), style, style_strength, noise=maps).full
         yield to_uint8(images).cpu()
 
 

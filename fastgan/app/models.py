@@ -22,7 +22,7 @@ from fastgan.models import Generator
 log = logging.getLogger("fastgan.app")
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,199}))?", re.ASCII)
-MAX_CACHE = 2 * 2**30 // 3  # bytes of weights kept; the folded copies that draw take twice as much again
+MAX_CACHE = 2 * 2**30 // 3  # bytes of weights kept; the folded copies that draw take up to twice as much again
 MAX_MODEL = 2**30  # bytes of weights of one model; the published network at 1024 pixels has 0.12 * 2**30
 MAX_SIDE = 2048  # of a square picture, in pixels; bounds what one picture costs
 RECHECK = 60  # seconds for which a visitor's right to read a repository, and what its branch points at, is trusted
