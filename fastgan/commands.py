@@ -450,7 +450,9 @@ def drawn_by(options: argparse.Namespace) -> dict[str, str]:
     facts = {"model": _name(options.model), "revision": commit}
     if (precision := getattr(options, "precision", "fp32")) != "fp32":
         facts["precision"] = precision
-    return facts if getattr(options, "fast", True) else {**facts, "fast": "no"}
+    if not getattr(options, "fast", True):
+        facts["fast"] = "no"
+    return facts
 
 
 def sample_command(options: argparse.Namespace) -> None:

@@ -112,8 +112,8 @@ def same_conv_relu6(x: Tensor, conv: nn.Conv2d) -> Tensor:
         conv: has a stride of 1 or 2, and pads by itself.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    frozen = not conv.weight.requires_grad
-    if not (_enabled and frozen and x.device.type == "cpu" and dtype == torch.bfloat16 and _has_bounded_conv()):
+    half = _enabled and x.device.type == "cpu" and dtype == torch.bfloat16
+    if not half or conv.weight.requires_grad or not has_mkldnn("AVX512", "_convolution_pointwise"):
         return F.relu6(conv(x), inplace=not x.requires_grad)  # in place, or PyTorch would copy the map first
     weight = _halving_kernel(x, conv) if conv.stride[0] == 2 else conv.weight
     x, weight, bias = (t.to(dtype) for t in (channels_last(x), weight, conv.bias))
@@ -121,10 +121,6 @@ def same_conv_relu6(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 @functools.cache
-def _has_bounded_conv() -> bool:
-    return has_mkldnn("AVX512", "_convolution_pointwise")
-
-
 def has_mkldnn(capability: str, *operators: str) -> bool:
     """Whether PyTorch has these operators of its own compiler, and this CPU what they are written for."""
     return (
