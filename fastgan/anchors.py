@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 MOST = 32  # components; of few pictures, later ones tell chance
+SPREAD = 0.6  # standard deviation of latents around an anchor
 REACH = 3.0  # standard deviations; hardly a latent lies farther out
 LEAST = 1e-3  # deviation of a component, where a whole view's is 1: what differs less is rounding
 
@@ -43,16 +44,6 @@ class Anchors:
         axes = directions[:count].T / deviations[:count] / units[:, None]
         return cls(*(tensor.float().contiguous().to(views[0].device) for tensor in (mean, axes)))
 
-    def refit(self, views: list[Tensor]) -> "Anchors":
-        """The same components with a mean of 0 and a deviation of 1 over other views, as of larger pictures.
-
-        Args:
-            views: as for :meth:`fit`.
-        """
-        seen = torch.cat(views, dim=1)
-        deviations = ((seen - seen.mean(0)) @ self.axes).std(0, correction=0).clamp(min=LEAST)
-        return Anchors(seen.mean(0), self.axes / deviations)
-
     def __call__(self, views: list[Tensor]) -> Tensor:
         """Anchors of pictures, [B, n].
 
@@ -61,14 +52,14 @@ class Anchors:
         """
         return ((torch.cat(views, dim=1) - self.mean) @ self.axes).clamp(-REACH, REACH)
 
-    def around(self, views: list[Tensor], z: Tensor, spread: float) -> Tensor:
-        """Latents around the anchors of pictures, as normal as others, [B, z_dim].
 
-        Args:
-            views: of B pictures.
-            z: latents that are anywhere, [B, z_dim]; what is beyond the components stays theirs.
-            spread: standard deviation around an anchor, 0 to 1; 1 is anywhere.
-        """
-        anchors = self(views)
-        n = anchors.shape[1]
-        return torch.cat([(1 - spread**2) ** 0.5 * anchors + spread * z[:, :n], z[:, n:]], dim=1)
+def around(anchors: Tensor, z: Tensor, spread: float) -> Tensor:
+    """Latents around anchors, as normal as others, [B, z_dim].
+
+    Args:
+        anchors: one for each latent, [B, n].
+        z: latents that are anywhere, [B, z_dim]; what is beyond the first n numbers stays theirs.
+        spread: standard deviation around an anchor, 0 to 1; 1 is anywhere.
+    """
+    n = anchors.shape[1]
+    return torch.cat([(1 - spread**2) ** 0.5 * anchors + spread * z[:, :n], z[:, n:]], dim=1)

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 from fastgan.models import Generator
@@ -37,26 +38,36 @@ class EMA:
         move = get_ema_multi_avg_fn(decay)
         move(list(self.model.parameters()), [p.detach() for p in generator.parameters()], None)
 
-    def settle(self, generator: Generator, images: int = 128, batch_size: int = 8) -> Generator:
+    def settle(
+        self,
+        generator: Generator,
+        images: int = 128,
+        batch_size: int = 8,
+        anchors: Tensor | None = None,
+    ) -> Generator:
         """The averaged generator ready for eval mode, its buffers made for its own parameters.
 
         The running statistics of a generator that trains belong to other weights than the averaged ones. Batch-norm
         statistics are measured afresh over `images` latents with a fixed seed, and spectral norm's vectors iterate
         along, starting from the generator's. The random state of the caller is put back.
+
+        Args:
+            generator: the one that trains.
+            images, batch_size: latents that statistics are measured over, and how many at a time.
+            anchors: what seeds' latents are to lie around, as of :meth:`fastgan.models.Generator.anchored`.
         """
         for mine, theirs in zip(self.model.buffers(), generator.buffers(), strict=True):
             mine.copy_(theirs)
-        reestimate_batch_norm(self.model, images, batch_size)
-        return self.model
+        settled = self.model if anchors is None else self.model.anchored(anchors)
+        reestimate_batch_norm(settled, images, batch_size)
+        return settled
 
 
 @torch.no_grad()
 def reestimate_batch_norm(generator: Generator, images: int = 128, batch_size: int = 8) -> None:
     """Measure batch-norm statistics of `generator` over `images` seeded latents; it is left in eval mode."""
-    device = next(generator.parameters()).device
-    devices = [device] if device.type == "cuda" else []
+    devices = [generator.device] if generator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        shape = (batch_size, generator.config.z_dim)
-        update_bn((torch.randn(shape, device=device) for _ in range(max(1, images // batch_size))), generator)
+        update_bn((generator.latents(batch_size) for _ in range(max(1, images // batch_size))), generator)
     generator.eval()

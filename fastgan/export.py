@@ -69,7 +69,8 @@ def export_onnx(
 
     Inputs are `z` and `style_z` [batch, Z], `strength` [gates], where the model has gates, and `noise_0` ... as
     :func:`fastgan.sampling.seeded_inputs` makes them from seeds, all float32; the output is `images`
-    [batch, C, H, W] in [-1, 1], float32. Without a style, give z as style_z too, or strengths of 0.
+    [batch, C, H, W] in [-1, 1], float32. Without a style, give z as style_z too, or strengths of 0. The anchors of a
+    model that has some stand as JSON in the metadata, beside `config`.
 
     Args:
         generator: in eval mode; left as it is.
@@ -99,6 +100,8 @@ def export_onnx(
         "config": json.dumps(generator.config.to_dict()),
         "gates": json.dumps(generator.config.gates),
     }
+    if plain.anchors is not None:
+        facts["anchors"] = json.dumps([[round(number, 4) for number in anchor] for anchor in plain.anchors.tolist()])
     done = []
     for dtype in dtypes:
         path = folder / FILES[dtype]

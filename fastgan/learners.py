@@ -127,7 +127,8 @@ class Learners:
 
     def settled(self) -> Generator:
         """The averaged generator, ready for eval mode."""
-        return self.ema.settle(self.accelerator.unwrap_model(self.players.generator), batch_size=self.part)
+        generator, anchors = self.accelerator.unwrap_model(self.players.generator), self.objective.anchors_of_seeds()
+        return self.ema.settle(generator, batch_size=self.part, anchors=anchors)
 
     def are_finite(self) -> bool:
         """Whether all weights are numbers: those of the very last step may not be though its loss still was."""

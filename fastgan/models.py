@@ -4,6 +4,7 @@ A *level* names a map by the side it would have in a square picture: level 4 is 
 Where the picture is not square the map at level r is r/4 times the base grid.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from fastgan.anchors import SPREAD, around
 from fastgan.config import ModelConfig
 from fastgan.fast import channels_last
 from fastgan.layers import (
@@ -73,6 +75,10 @@ class Generator(nn.Module):
 
     Args:
         config: size, channels and widths; see :class:`fastgan.config.ModelConfig`.
+
+    Attributes:
+        anchors: places in the latent space that seeds' latents lie around, [config.anchors, config.anchor_dim]; None
+            where these are anywhere. A latent from elsewhere is as good to :meth:`forward`.
     """
 
     def __init__(self, config: ModelConfig):
@@ -90,6 +96,7 @@ class Generator(nn.Module):
         )
         self.to_small = conv(width[config.small_level], config.channels, 1)
         self.to_full = conv(width[config.level], config.channels, 3, padding=1, edge=config.edge)
+        self.register_buffer("anchors", torch.zeros(config.anchors, config.anchor_dim) if config.anchors else None)
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **options: Any) -> "Generator":
@@ -154,6 +161,28 @@ class Generator(nn.Module):
         drawn = sampling.sample(self, seeds, psi, style_seeds, style_strength, batch_size)
         return [sampling.to_pil(image) for batch in drawn for image in batch]
 
+    def latents(self, count: int) -> Tensor:
+        """Latents at random, distributed as those of seeds are, [count, Z] on its device."""
+        z = torch.randn(count, self.config.z_dim, device=self.device, dtype=self.dtype)
+        if self.anchors is None:
+            return z
+        chosen = torch.randint(len(self.anchors), (count,), device=self.device)
+        return around(self.anchors[chosen], z, self.config.spread)
+
+    def anchored(self, anchors: Tensor, spread: float = SPREAD) -> "Generator":
+        """The same generator, sharing all its tensors, whose seeds' latents lie around anchors, in eval mode.
+
+        Args:
+            anchors: [N, n], n at most the length of a latent.
+            spread: as of :func:`fastgan.anchors.around`.
+        """
+        count, width = anchors.shape
+        config = dataclasses.replace(self.config, anchors=count, anchor_dim=width, spread=spread)
+        with torch.device("meta"):
+            other = Generator(config)
+        other.load_state_dict({**self.state_dict(), "anchors": anchors}, assign=True)
+        return other.eval().requires_grad_(False)
+
     def noise_sizes(self) -> list[tuple[int, int]]:
         """Height and width of every noise map the network adds, in the order it adds them."""
         return [self.config.size_at(int(level)) for level, block in self.up.items() for _ in range(block.noise_maps)]
@@ -168,7 +197,7 @@ class Generator(nn.Module):
         """Draw one picture per latent.
 
         Args:
-            z: latents, standard normal, [B, Z]: what the main path runs on.
+            z: latents, standard normal, [B, Z], or as of :meth:`latents`: what the main path runs on.
             style_z: latents, [B, Z], that drive the gates instead of z (style mixing).
             style_strength: 0 keeps the gates of z, 1 takes those of style_z; one number for all gates, or one per
                 gate level (64, 128, 256, 512), where a level that is missing keeps z's.

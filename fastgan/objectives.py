@@ -11,7 +11,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fastgan.anchors import Anchors
+from fastgan.anchors import SPREAD, Anchors, around
 from fastgan.augment import augment
 from fastgan.config import TrainConfig
 from fastgan.losses import PerceptualDistance, d_hinge, g_hinge, reconstruction
@@ -19,6 +19,7 @@ from fastgan.models import Discriminator, Images, Reconstructions, downscale, qu
 from fastgan.projected import (
     MixedFeatures,
     ProjectedDiscriminator,
+    as_looked_at,
     contents,
     energy_distance,
     on_colours,
@@ -26,9 +27,10 @@ from fastgan.projected import (
     summaries,
 )
 
-KEPT = 256  # real pictures that are remembered, for the energy distance and for anchors
+KEPT = 256  # real pictures whose views are remembered, and from which anchors are found
 PLACES = 64  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
-SPREAD = 0.6  # standard deviation of latents around a real picture's anchor
+REMEMBERED = 1024  # anchors that a model is given: of a small set's pictures several each, some of them mirrored
+TOLD_AT = 128  # pixels: the size at which anchors are found, whatever a run's pictures have
 LARGE = 256  # pixels; from here on generators drew thin grey lines at edges, which passed for shifts by a pixel or two
 
 
@@ -100,6 +102,10 @@ class Objective:
     def lasting(self) -> dict[str, Tensor]:
         """What of :meth:`memory` stays true when pictures become larger."""
         return {}
+
+    def anchors_of_seeds(self) -> Tensor | None:
+        """What the latents of a model's seeds are to lie around, [N, n]; None, and they are anywhere."""
+        return None
 
     def _learn(self, loss: Tensor, optimizer: AcceleratedOptimizer) -> None:
         """One network's gradients, and its step where the batch is whole."""
@@ -185,10 +191,10 @@ class ProjectedObjective(Objective):
     of it through the frozen network serve all of it. What the network saw in the last real pictures stays true and is
     kept: the few of one step are a poor likeness of the whole set.
 
-    And each real picture has a place in the latent space: half of a step's latents lie around the anchors
-    (:class:`fastgan.anchors.Anchors`) of its real pictures, and what they become is held to these. So there is nothing
-    in the set that no latent leads to. In kind that is an autoencoder joined to a GAN (arXiv:1512.09300) whose encoder
-    is fixed.
+    And each real picture has a place in the latent space: a step's latents lie around the anchors
+    (:class:`fastgan.anchors.Anchors`) of its real pictures, and what half of them become is held to these. So there is
+    nothing in the set that no latent leads to. In kind that is an autoencoder joined to a GAN (arXiv:1512.09300) whose
+    encoder is fixed. Seeds' latents lie around such anchors, too.
     """
 
     judges_small = False
@@ -198,7 +204,9 @@ class ProjectedObjective(Objective):
         super().__init__(config, accelerator)
         self.features = MixedFeatures().to(accelerator.device)
         self.kept: list[Tensor] = []  # views of the last real pictures, the newest first
-        self.anchors: Anchors | None = None  # once enough pictures are kept
+        self.told: list[Tensor] = []  # what anchors will be made from, until there are enough
+        self.anchors: Anchors | None = None
+        self.seen = torch.empty(0)  # anchors of the first real pictures; seeds keep theirs once it is full
         self.parts: list[list[Tensor]] = []  # those of the step at hand
 
     def discriminator(self) -> ProjectedDiscriminator:
@@ -207,19 +215,19 @@ class ProjectedObjective(Objective):
     def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
         accelerator, config = self.accelerator, self.config
         seed = torch.initial_seed()  # of this step; no device has to be waited for
-        changed = as_changed(real, config, seed + 1)
-        real = opaque(changed)
+        told = self._told(real)
+        real = opaque(as_changed(real, config, seed + 1))
         with accelerator.autocast(), torch.no_grad():
             seen = self.features(real)
         views = summaries(seen.plain, real)
-        on_grey = self._contents_on_grey(changed)
         torch.manual_seed(seed)  # what is drawn does not hang on how real pictures were changed
         z = torch.randn(len(real), config.z_dim, device=real.device)
         pairs = 0
-        if self.anchors and self._keeps_enough():  # after growing they have yet to be fitted to larger pictures
-            pairs = len(real) // 2
-            told = [x[:pairs] for x in contents(views + on_grey)]
-            z = torch.cat([self.anchors.around(told, z[:pairs], SPREAD), z[pairs:]])
+        if self.anchors:
+            anchors = self.anchors(told)
+            pairs = len(anchors) // 2
+            z = around(anchors, z, SPREAD)
+            self.seen = torch.cat([self.seen, anchors])[:REMEMBERED]
         fake = opaque(as_changed(players.generator(z).full, config, seed + 1))
         with accelerator.autocast():
             drawn = self.features(fake)
@@ -236,68 +244,75 @@ class ProjectedObjective(Objective):
             g_loss = mean(g_hinge(logits) for logits in judge(drawn.mixed, fake))
             energy = anchored = torch.zeros_like(g_loss)
             if config.energy_weight or config.anchor_weight:
-                mine, known = summaries(drawn.plain, fake), self._before_kept(views)
+                mine, known = summaries(drawn.plain, fake), newest_first(views, self.kept)
                 if config.energy_weight:
                     energy = energy_distance(mine, known)
                 if pairs:
                     anchored = paired_distance([x[:pairs] for x in mine], [x[:pairs] for x in views], known)
-                self._keep(views + on_grey)
+                self._keep(views, told)
             loss = g_loss + config.energy_weight * energy + config.anchor_weight * anchored
             self._learn(loss, players.g_optimizer)
         self._renew_scale()
         distances = {"loss/energy": energy, "loss/anchored": anchored}
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | distances
 
+    def anchors_of_seeds(self) -> Tensor | None:
+        return self.seen if self.seen.numel() else None
+
     def memory(self) -> dict[str, Tensor]:
         return {f"real.{i}": view for i, view in enumerate(self.kept)} | self.lasting()
 
     def lasting(self) -> dict[str, Tensor]:
-        return {f"anchors.{name}": tensor for name, tensor in vars(self.anchors).items()} if self.anchors else {}
+        if not self.anchors:
+            return {f"told.{i}": part for i, part in enumerate(self.told)}
+        return {"anchors.seen": self.seen, **{f"anchors.{name}": part for name, part in vars(self.anchors).items()}}
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
-        self.kept = [memory[f"real.{i}"] for i in range(sum(name.startswith("real.") for name in memory))]
-        if "anchors.mean" in memory:
-            self.anchors = Anchors(memory["anchors.mean"], memory["anchors.axes"])
+        self.kept, self.told = (
+            [memory[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in memory))]
+            for kind in ("real", "told")
+        )
+        if "anchors.seen" in memory:
+            self.anchors, self.seen = Anchors(memory["anchors.mean"], memory["anchors.axes"]), memory["anchors.seen"]
 
-    def _contents_on_grey(self, images: Tensor) -> list[Tensor]:
-        """What anchors of pictures with transparency are made from; nothing for others, or where there are to be none.
+    def _told(self, images: Tensor) -> list[Tensor]:
+        """What anchors of pictures are made from, [B, D_i] each.
 
-        They stand for pictures, not for the colours that these happen to lie on when they are judged.
+        They stand for pictures, not for how these are moved or what colours they lie on when they are judged, nor for
+        the size at which they are learnt.
         """
-        if not self.config.anchor_weight or images.shape[1] < 4:
+        if not self.config.anchor_weight:
             return []
-        on_grey = on_colours(images, images.new_zeros(1, 3, 1, 1))
+        if images.shape[1] == 4:
+            images = on_colours(images, images.new_zeros(1, 3, 1, 1))
         with self.accelerator.autocast(), torch.no_grad():
-            maps = self.features(on_grey).plain
-        return contents(summaries(maps, on_grey))
+            return contents(self.features.network(as_looked_at(images, TOLD_AT)))
 
-    def _find_anchors(self) -> None:
-        """Give real pictures their anchors; those of smaller pictures stay where they are, as nearly as may be."""
-        seen = contents(self.kept)
-        anchors = self.anchors.refit(seen) if self.anchors else Anchors.fit(seen, self.config.z_dim)
-        self.anchors = Anchors(*broadcast([anchors.mean, anchors.axes]))  # machines may round in different ways
-
-    def _keep(self, views: list[Tensor]) -> None:
+    def _keep(self, views: list[Tensor], told: list[Tensor]) -> None:
         """Keep views of real pictures, once a step is whole: those of all its parts and all processes."""
-        self.parts.append(views)
+        self.parts.append(views if self.anchors else views + told)
         if self.accelerator.sync_gradients:
             step = [torch.cat(parts) for parts in zip(*self.parts, strict=True)]
             if self.accelerator.num_processes > 1:
                 widths = [view.shape[1] for view in step]
                 step = self.accelerator.gather(torch.cat(step, dim=1)).split(widths, dim=1)  # in one exchange
-            few = not self._keeps_enough()
-            self.kept = [view[:KEPT] for view in self._before_kept(step)]
             self.parts = []
-            if self.config.anchor_weight and few and self._keeps_enough():
-                self._find_anchors()
+            self.kept = newest_first(step[: len(views)], self.kept)
+            if self.config.anchor_weight and not self.anchors:
+                self.told = newest_first(step[len(views) :], self.told)
+                if len(self.told[0]) == KEPT:
+                    self._find_anchors()
 
-    def _keeps_enough(self) -> bool:
-        """Whether as many real pictures are kept as ever will be."""
-        return bool(self.kept) and len(self.kept[0]) == KEPT
+    def _find_anchors(self) -> None:
+        """Give real pictures their anchors."""
+        anchors = Anchors.fit(self.told, self.config.z_dim)
+        self.anchors = Anchors(*broadcast([anchors.mean, anchors.axes]))  # machines may round in different ways
+        self.seen, self.told = self.anchors(self.told), []
 
-    def _before_kept(self, views: list[Tensor]) -> list[Tensor]:
-        """Views of pictures, each followed by those of the kind that are kept so far."""
-        return [torch.cat(pair) for pair in zip(views, self.kept, strict=False)] if self.kept else list(views)
+
+def newest_first(new: Iterable[Tensor], old: list[Tensor]) -> list[Tensor]:
+    """Rows of several kinds, [B, D] each, each kind followed by those known before, up to `KEPT`."""
+    return [torch.cat(pair)[:KEPT] for pair in zip(new, old, strict=True)] if old else [rows[:KEPT] for rows in new]
 
 
 def as_changed(images: Tensor, config: TrainConfig, seed: int) -> Tensor:

@@ -56,16 +56,20 @@ class MixedFeatures(nn.Module):
         return Features(maps, mixed)
 
 
-def as_looked_at(images: Tensor) -> Tensor:
+def as_looked_at(images: Tensor, at: int = LOOK_AT) -> Tensor:
     """Pictures at the size at which the frozen network sees them, [B, C, H, W].
 
     It knows edges and surfaces from larger pictures. Doubled, a small one's flaws are as large to it as they are to
     people, who enlarge it, and to the networks that measure.
+
+    Args:
+        images: [B, C, H, W] in [-1, 1].
+        at: their shorter side in pixels, or half of that where they are smaller still.
     """
     side = min(images.shape[2:])
-    if side < LOOK_AT:
+    if side < at:
         return F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
-    return downscale(images, side // LOOK_AT)
+    return downscale(images, side // at)
 
 
 def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
@@ -78,12 +82,12 @@ def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
     coarse = [x.float() for x in maps[1:]]
     views = [average_pool(x, 4) for x in coarse]
     views += [average_pool(maps[0].float(), 8), average_pool(images.float(), 16)]
-    return [x.flatten(1) for x in views] + [x.mean((2, 3)) for x in coarse]
+    return [x.flatten(1) for x in views] + contents(maps)
 
 
-def contents(views: list[Tensor]) -> list[Tensor]:
-    """Those of :func:`summaries` that tell what is in pictures, wherever it is."""
-    return views[-3:]
+def contents(maps: list[Tensor]) -> list[Tensor]:
+    """Views that tell what is in pictures, wherever it is; arguments and result are those of :func:`summaries`."""
+    return [x.float().mean((2, 3)) for x in maps[1:]]
 
 
 def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:

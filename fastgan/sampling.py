@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from fastgan.anchors import around
 from fastgan.errors import UserError
 from fastgan.folding import folded
 from fastgan.models import Generator
@@ -50,6 +51,9 @@ def parse_seeds(text: str, where: str = "seeds") -> list[int]:
 def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
     """The latents and noise maps that seeds stand for, drawn on the CPU so that every device agrees.
 
+    Where the generator has anchors, a seed's latent lies around one of them: what the training pictures have in the
+    measure in which they have it. Otherwise it is anywhere.
+
     Args:
         generator: the network they are for.
         seeds: whole numbers from 0 to 2**32 - 1.
@@ -62,12 +66,20 @@ def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, l
     """
     latents: list[Tensor] = []
     noise: list[list[Tensor]] = []
+    chosen: list[Tensor] = []
+    anchors = generator.anchors
     for seed in map(_whole, seeds):
+        source = torch.Generator("cpu").manual_seed(seed)
         # Whatever else this program has made PyTorch's default.
-        fixed = {"generator": torch.Generator("cpu").manual_seed(seed), "device": "cpu", "dtype": torch.float32}
+        fixed = {"generator": source, "device": "cpu", "dtype": torch.float32}
         latents.append(torch.randn(generator.config.z_dim, **fixed))
         noise.append([torch.randn(1, *size, **fixed) for size in generator.noise_sizes()])
-    return torch.stack(latents), [torch.stack(maps) for maps in zip(*noise, strict=True)]
+        if anchors is not None:
+            chosen.append(torch.randint(len(anchors), (), generator=source, device="cpu"))
+    z = torch.stack(latents)
+    if anchors is not None:
+        z = around(anchors.float().cpu()[torch.stack(chosen)], z, generator.config.spread)
+    return z, [torch.stack(maps) for maps in zip(*noise, strict=True)]
 
 
 def check_psi(psi: float, where: str = "psi") -> None:

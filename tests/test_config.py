@@ -38,6 +38,12 @@ def test_a_wide_picture_starts_from_a_wide_grid():
         {"output_activation": "relu"},
         {"constant": 1},
         {"edge": "circular"},
+        {"anchors": 10**9, "anchor_dim": 8},
+        {"anchors": 8},
+        {"anchors": 8, "anchor_dim": 257},
+        {"anchors": 8, "anchor_dim": 8, "spread": 2},
+        {"spread": "0.6"},
+        {"spread": True},
         {"hidden": 1},
         {"library": "diffusers"},
         {"format_version": 99},
@@ -55,11 +61,12 @@ def test_a_model_config_with_a_missing_field_is_refused():
         ModelConfig.from_dict(values)
 
 
-def test_a_model_config_from_before_there_was_a_constant_or_another_edge_has_none():
+def test_a_model_config_from_before_there_was_a_constant_another_edge_or_anchors_has_none():
     values = ModelConfig().to_dict()
-    del values["constant"], values["edge"]
+    for name in ("constant", "edge", "anchors", "anchor_dim", "spread"):
+        del values[name]
     old = ModelConfig.from_dict(values)
-    assert old.constant is False and old.edge == "zeros"
+    assert old.constant is False and old.edge == "zeros" and old.anchors == 0
 
 
 @pytest.mark.parametrize(

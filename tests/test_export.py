@@ -87,6 +87,14 @@ def test_files_say_what_they_are_and_the_half_one_is_smaller(generator, exported
     assert [shapes[f"noise_{i}"][2:] for i in range(4)] == [list(size) for size in generator.noise_sizes()]
 
 
+def test_a_file_brings_the_anchors_that_latents_lie_around(generator, tmp_path):
+    anchored = generator.anchored(torch.randn(3, 4))
+    [file] = export.export_onnx(anchored, tmp_path, [torch.float32])
+    facts = session(file.path).get_modelmeta().custom_metadata_map
+    torch.testing.assert_close(torch.tensor(json.loads(facts["anchors"])), anchored.anchors, atol=1e-4, rtol=0)
+    assert json.loads(facts["config"])["spread"] == anchored.config.spread
+
+
 def test_the_generator_stays_as_it_was(generator, exported):
     z, noise = seeded_inputs(generator, [0])
     with torch.no_grad():

@@ -1,12 +1,15 @@
+import itertools
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgan import fast, objectives
+from fastgan import fast, objectives, sampling
 from fastgan.checkpoints import checkpoints_in
+from fastgan.models import Generator
 from fastgan.objectives import frozen
-from fastgan.projected import contents
+from fastgan.projected import as_looked_at, contents
 from fastgan.trainer import Trainer, train
 from tests.runs import GROWING, assert_equal, newest
 
@@ -29,7 +32,10 @@ def few(monkeypatch):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_real_pictures_get_anchors_once_enough_are_kept_which_stay_while_pictures_grow(tiny, few, accumulate):
+def test_real_pictures_get_anchors_once_enough_are_kept_which_stay_while_pictures_grow(
+    tiny, few, accumulate, monkeypatch
+):
+    monkeypatch.setattr(objectives, "REMEMBERED", 30)
     trainer = Trainer(tiny(**{**GROWING, "size": "64", "accumulate": accumulate}))
     objective, anchored, lasting = trainer.learners.objective, [], []
 
@@ -41,21 +47,21 @@ def test_real_pictures_get_anchors_once_enough_are_kept_which_stay_while_picture
 
     for _ in range(3):
         step()
-    assert not lasting[0] and lasting[1]["anchors.axes"].shape[1] > 4
-    assert_equal(lasting[1], lasting[2])
+    assert "anchors.axes" not in lasting[0] and lasting[1]["anchors.axes"].shape[1] > 4
     trainer.grow(64)
     assert trainer.learners.objective is not objective
     assert_equal(lasting[2], trainer.learners.objective.lasting())
     for _ in range(3):
         step()
-    assert anchored == 2 * [False, False, True]  # those of small pictures are fitted to the larger ones first
-    directions = [torch.nn.functional.normalize(lasting[i]["anchors.axes"], dim=0) for i in (2, 5)]
-    torch.testing.assert_close(*directions)
-    assert not torch.equal(lasting[2]["anchors.mean"], lasting[5]["anchors.mean"])
+    assert anchored == [False, False, True, True, True, True]
+    assert [len(found["anchors.seen"]) for found in lasting[1:]] == [16, 24, 30, 30, 30]
+    for before, after in itertools.pairwise(lasting[1:]):
+        seen = after["anchors.seen"][: len(before["anchors.seen"])]
+        assert_equal(before, {**after, "anchors.seen": seen})  # seeds keep theirs
     trainer.close()
 
 
-def test_half_of_the_latents_lie_around_the_anchors_of_the_pictures_they_are_held_to(tiny, few, monkeypatch):
+def test_latents_lie_around_the_anchors_of_the_pictures_that_are_shown_with_them(tiny, few, monkeypatch):
     monkeypatch.setattr(objectives, "SPREAD", 0.0)
     trainer = Trainer(tiny(recipe="projected", augment="none"))
     batches = trainer.feed.batches(0)
@@ -66,10 +72,9 @@ def test_half_of_the_latents_lie_around_the_anchors_of_the_pictures_they_are_hel
     real = next(batches)
     trainer.train_on(real)
     objective = trainer.learners.objective
-    anchors = objective.anchors(contents(objective.kept))  # the newest pictures are kept first
+    anchors = objective.anchors(contents(objective.features.network(as_looked_at(real, 128))))
     n = anchors.shape[1]
-    torch.testing.assert_close(latents[0][:4, :n], anchors[:4])
-    assert (latents[0][4:, :n] - anchors[4:8]).abs().mean() > 0.5
+    torch.testing.assert_close(latents[0][:, :n], anchors)
     trainer.close()
 
 
@@ -107,6 +112,17 @@ def test_the_anchor_of_a_transparent_picture_does_not_tell_what_it_lies_on(tiny)
     views = trainer.learners.objective.memory().values()
     assert [torch.equal(view[:8], view[8:]) for view in views] == 8 * [False] + 3 * [True]
     trainer.close()
+
+
+def test_the_seeds_of_a_model_lie_around_anchors_once_its_run_has_some(tiny, few):
+    before, after = (Generator.from_pretrained(train(tiny(f"{n}", recipe="projected", max_steps=n))) for n in (1, 3))
+    assert before.anchors is None and before.config.anchors == 0
+    assert after.anchors.shape == (after.config.anchors, after.config.anchor_dim) == (24, 15)
+    assert after.config.spread == objectives.SPREAD
+    z, _ = sampling.seeded_inputs(after, range(8))
+    anywhere, _ = sampling.seeded_inputs(before, range(8))
+    assert torch.cdist((z - 0.6 * anywhere)[:, :15], 0.8 * after.anchors).min(1).values.max() < 1e-4
+    assert torch.equal(z[:, 15:], anywhere[:, 15:])
 
 
 def test_a_run_with_anchors_resumes_to_the_last_bit(tiny, few):

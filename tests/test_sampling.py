@@ -29,6 +29,50 @@ def test_same_seed_gives_the_same_picture_in_any_company(generator):
     assert not torch.equal(alone[3], alone[5])
 
 
+@pytest.fixture(scope="module")
+def anchored(generator):
+    places = torch.randn(5, 20, generator=torch.Generator().manual_seed(9))
+    return generator.anchored(places, spread=0.25)
+
+
+def test_where_there_are_anchors_a_seeds_latent_lies_around_one_of_them(generator, anchored):
+    anywhere, noise = seeded_inputs(generator, range(40))
+    z, same_noise = seeded_inputs(anchored, range(40))
+    assert all(torch.equal(*maps) for maps in zip(noise, same_noise, strict=True))
+    assert torch.equal(z[:, 20:], anywhere[:, 20:])
+    around = (z - 0.25 * anywhere)[:, :20] / (1 - 0.25**2) ** 0.5
+    nearest = torch.cdist(around, anchored.anchors).min(dim=1)
+    assert nearest.values.max() < 0.01 and len(nearest.indices.unique()) == 5
+    assert torch.equal(seeded_inputs(anchored, [39, 7])[0], z[[39, 7]])
+
+
+def test_a_model_with_anchors_is_saved_loaded_and_drawn_as_it_is(anchored, tmp_path):
+    anchored.save_pretrained(tmp_path)
+    loaded = Generator.from_pretrained(tmp_path)
+    assert loaded.config == anchored.config and torch.equal(loaded.anchors, anchored.anchors)
+    assert torch.equal(*(torch.cat(list(sample(model, [3, 5]))) for model in (loaded, anchored)))
+
+
+def test_anchors_take_nothing_from_the_generator_that_gets_them(generator, anchored):
+    assert generator.anchors is None and generator.config.anchors == 0
+    theirs = anchored.state_dict()
+    assert all(tensor.data_ptr() == theirs[name].data_ptr() for name, tensor in generator.state_dict().items())
+    z = torch.randn(2, 32)
+    noise = seeded_inputs(generator, [0, 1])[1]
+    with torch.no_grad():
+        assert torch.equal(generator(z, noise=noise).full, anchored(z, noise=noise).full)
+
+
+def test_latents_at_random_are_distributed_as_those_of_seeds(generator, anchored):
+    torch.manual_seed(0)
+    for model in (generator, anchored):
+        z, seeded = model.latents(400), seeded_inputs(model, range(400))[0]
+        torch.testing.assert_close(z.mean(0), seeded.mean(0), atol=0.3, rtol=0)
+        torch.testing.assert_close(z.std(0), seeded.std(0), atol=0.2, rtol=0)
+    distances = torch.cdist(z[:, :20], (1 - 0.25**2) ** 0.5 * anchored.anchors).min(dim=1).values
+    torch.testing.assert_close(distances.mean(), torch.tensor(0.25 * 20**0.5), atol=0.05, rtol=0)
+
+
 def test_in_half_precision_pictures_are_a_shade_off_at_most(generator):
     half = copy.deepcopy(generator).to(torch.bfloat16)
     exact, quick = (torch.cat(list(sample(network, range(6)))).int() for network in (generator, half))
