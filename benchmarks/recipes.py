@@ -37,6 +37,8 @@ FIGURES = {
     "recall": "recall",
     "coverage": "coverage",
     "diversity": "diversity",
+    "near_share": "copies",
+    "distance_ratio": "distance",
 }
 GRID = range(32)
 

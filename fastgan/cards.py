@@ -188,6 +188,8 @@ def render_model_card(
         kind_of_picture=KINDS_OF_PICTURE[config.channels],
         parameters=parameters_of(config),
         gates=config.gates,
+        anchors=config.anchors,
+        anchor_dim=config.anchor_dim,
         files=[name for name in (SAMPLES_FILE, STYLE_MIX_FILE, WALK_FILE) if (folder / name).is_file()],
         networks=networks,
         nearest=nearest,

@@ -35,9 +35,14 @@ def test_a_card_tells_only_what_is_known(model):
     assert card.text.startswith("\n# shells\n")
     assert "32×32 pixels, RGBA with real transparency" in card.text
     assert 'fastgan.from_pretrained("user/shells")' in card.text
-    for missing in ("## Data", "## Training", "## Measured", "## Style mixing", "style_seeds", "None", "Undefined"):
+    for missing in ("## Data", "## Training", "## Measured", "## Style mixing", "style_seeds", "None", "Undefined", "anchors"):
         assert missing not in card.text
     assert card.data.eval_results is None and card.data.license is None and card.data.datasets is None
+
+
+def test_a_card_tells_what_the_weights_hold_of_training_pictures(model):
+    save_model(Generator.from_pretrained(model).anchored(torch.randn(1024, 6)), model)
+    assert "1,024 anchors in `model.safetensors`: 6 numbers each" in render_model_card(model)
 
 
 def test_the_card_of_an_imported_model_tells_where_it_is_from(model):
