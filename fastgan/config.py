@@ -266,7 +266,7 @@ class TrainConfig:
     anchor_weight: float = setting(
         8.0,
         "recipe",
-        "weight of the distance from real pictures to what is drawn at their anchors; 0 is off; projected only",
+        "weight of the distance from real pictures to what is drawn at their anchors; 0: no anchors; projected only",
         within=(0, 10_000),
         before=0.0,
     )

@@ -70,7 +70,8 @@ def export_onnx(
     Inputs are `z` and `style_z` [batch, Z], `strength` [gates], where the model has gates, and `noise_0` ... as
     :func:`fastgan.sampling.seeded_inputs` makes them from seeds, all float32; the output is `images`
     [batch, C, H, W] in [-1, 1], float32. Without a style, give z as style_z too, or strengths of 0. The anchors of a
-    model that has some stand as JSON in the metadata, beside `config`.
+    model that has some stand as JSON in the metadata, beside `config`: a latent is sqrt(1 - spread²) times one of them
+    plus `spread` times normal numbers, and normal numbers alone beyond their length.
 
     Args:
         generator: in eval mode; left as it is.

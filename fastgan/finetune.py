@@ -114,7 +114,7 @@ class Base(NamedTuple):
         """Give a generator every layer of a file that fits; a larger one's new layers begin by enlarging."""
         fit = fill(generator, path)
         if self._is_smaller(generator):
-            smaller = Generator(self.config)
+            smaller = Generator(dataclasses.replace(self.config, anchors=0, anchor_dim=0))  # not all files have them
             fill(smaller, path)
             double_to(generator, smaller)
         return fit

@@ -101,10 +101,9 @@ def _colours(generator: Generator, batch_size: int, batches: int) -> tuple[Tenso
     def note(layer: nn.Module, inputs: tuple[Tensor], x: Tensor) -> None:
         moments.append(torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))]))
 
-    device = next(generator.parameters()).device
     with generator.to_full.register_forward_hook(note):
         for _ in range(batches):
-            generator(torch.randn(batch_size, generator.config.z_dim, device=device))
+            generator(generator.latents(batch_size))
     mean, square = torch.stack(moments).mean(dim=0)
     return mean, (square - mean.square()).clamp(min=0).sqrt()
 

@@ -15,6 +15,7 @@ from fastgan.config import TrainConfig
 from fastgan.ema import EMA
 from fastgan.errors import UserError
 from fastgan.finetune import Base, double_to, fill_from, freeze_blocks
+from fastgan.growing import shrink
 from fastgan.models import Generator
 from fastgan.objectives import Players, objective_of
 
@@ -34,6 +35,7 @@ class Learners:
         players: the two networks and their optimizers, as Accelerate prepared them.
         objective: how they learn.
         ema: the averaged generator.
+        level: shorter side of the pictures they are for, in pixels.
         part: how many pictures one process takes at a time.
     """
 
@@ -47,7 +49,7 @@ class Learners:
         Raises:
             UserError: the model to start from is damaged, or nothing of it fits that has to.
         """
-        config = self.config.at_level(level)
+        self.level, config = level, self.config.at_level(level)
         torch.manual_seed(config.seed)  # every process starts from the same weights
         generator = Generator(config.model)
         self.objective = objective_of(config, self.accelerator)
@@ -94,15 +96,16 @@ class Learners:
         That is both optimizers and most of what the objective remembers.
         """
         before, _ = self.parts()
+        lasting, anchors = self.objective.lasting(), self.objective.anchors_of_seeds()
         # What new layers begin with must not depend on when the average was last drawn from.
-        settled = copy.deepcopy(self.ema).settle(before["generator"], batch_size=self.part).train()
-        lasting = self.objective.lasting()
+        settled = copy.deepcopy(self.ema).settle(before["generator"], batch_size=self.part, anchors=anchors).train()
+        raw = before["generator"] if anchors is None else before["generator"].anchored(anchors).train()
         self._discard()
         self.build(level)
         self.objective.remember(lasting)
         now, _ = self.parts()
         fill_from(now["discriminator"], before["discriminator"])
-        double_to(now["generator"], before["generator"], self.part)
+        double_to(now["generator"], raw, self.part)
         now["ema"].load_state_dict(now["generator"].state_dict())
         double_to(now["ema"], before["ema"], self.part, settled)
         for network in now.values():  # each process has measured by itself how new layers begin
@@ -112,13 +115,14 @@ class Learners:
         """One part of a batch through both networks; they take their steps with its last part.
 
         Args:
-            real: this process's part, [b, C, H, W] in [-1, 1].
+            real: this process's part, [b, C, H, W] in [-1, 1], as large as they will be in the end.
 
         Returns:
             Figures for the log, each a number on the device.
         """
+        small = shrink(real, min(real.shape[2:]) // self.level)
         with self.accelerator.accumulate(self.players.generator, self.players.discriminator):
-            return self.objective.play(self.players, real)
+            return self.objective.play(self.players, small, real)
 
     def average(self, seen: int) -> None:
         """Have the average follow the step that was just made, `seen` pictures into the run."""

@@ -78,7 +78,7 @@ class Generator(nn.Module):
 
     Attributes:
         anchors: places in the latent space that seeds' latents lie around, [config.anchors, config.anchor_dim]; None
-            where these are anywhere. A latent from elsewhere is as good to :meth:`forward`.
+            where these are anywhere. :meth:`forward` draws any others, too.
     """
 
     def __init__(self, config: ModelConfig):
@@ -180,6 +180,7 @@ class Generator(nn.Module):
         config = dataclasses.replace(self.config, anchors=count, anchor_dim=width, spread=spread)
         with torch.device("meta"):
             other = Generator(config)
+        anchors = anchors.to(self.device, self.dtype)
         other.load_state_dict({**self.state_dict(), "anchors": anchors}, assign=True)
         return other.eval().requires_grad_(False)
 

@@ -30,7 +30,7 @@ from fastgan.projected import (
 KEPT = 256  # real pictures whose views are remembered, and from which anchors are found
 PLACES = 64  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
 REMEMBERED = 1024  # anchors that a model is given: of a small set's pictures several each, some of them mirrored
-TOLD_AT = 128  # pixels: the size at which anchors are found, whatever a run's pictures have
+TOLD_AT = 128  # pixels: the size at which anchors are found
 LARGE = 256  # pixels; from here on generators drew thin grey lines at edges, which passed for shifts by a pixel or two
 
 
@@ -73,7 +73,7 @@ class Objective:
         """A new discriminator, on the CPU."""
         raise NotImplementedError
 
-    def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
+    def play(self, players: Players, real: Tensor, whole: Tensor) -> dict[str, Tensor]:
         """Let both networks learn from one part of a batch.
 
         D is shown the drawn pictures first and does not share gradients between processes yet. Its pass on real
@@ -82,6 +82,7 @@ class Objective:
         Args:
             players: the networks.
             real: pictures, [B, C, H, W] in [-1, 1].
+            whole: the same as large as they will be once the run has grown.
 
         Returns:
             Figures for the log, each a number on the device.
@@ -140,7 +141,7 @@ class PaperObjective(Objective):
                 decoder.requires_grad_(False)  # nothing would train them
         return network
 
-    def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
+    def play(self, players: Players, real: Tensor, whole: Tensor) -> dict[str, Tensor]:
         config, accelerator = self.config, self.accelerator
         quadrant = int(torch.randint(4, ()))  # on the CPU: no wait for the device
         z = torch.randn(len(real), config.z_dim, device=real.device)
@@ -212,10 +213,10 @@ class ProjectedObjective(Objective):
     def discriminator(self) -> ProjectedDiscriminator:
         return ProjectedDiscriminator(self.config.model)
 
-    def play(self, players: Players, real: Tensor) -> dict[str, Tensor]:
+    def play(self, players: Players, real: Tensor, whole: Tensor) -> dict[str, Tensor]:
         accelerator, config = self.accelerator, self.config
         seed = torch.initial_seed()  # of this step; no device has to be waited for
-        told = self._told(real)
+        told = self._told(whole)
         real = opaque(as_changed(real, config, seed + 1))
         with accelerator.autocast(), torch.no_grad():
             seen = self.features(real)
@@ -225,9 +226,7 @@ class ProjectedObjective(Objective):
         pairs = 0
         if self.anchors:
             anchors = self.anchors(told)
-            pairs = len(anchors) // 2
-            z = around(anchors, z, SPREAD)
-            self.seen = torch.cat([self.seen, anchors])[:REMEMBERED]
+            pairs, z, told = len(real) // 2, around(anchors, z, SPREAD), [anchors]
         fake = opaque(as_changed(players.generator(z).full, config, seed + 1))
         with accelerator.autocast():
             drawn = self.features(fake)
@@ -268,18 +267,15 @@ class ProjectedObjective(Objective):
         return {"anchors.seen": self.seen, **{f"anchors.{name}": part for name, part in vars(self.anchors).items()}}
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
-        self.kept, self.told = (
-            [memory[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in memory))]
-            for kind in ("real", "told")
-        )
+        self.kept, self.told = (list_in(memory, kind) for kind in ("real", "told"))
         if "anchors.seen" in memory:
             self.anchors, self.seen = Anchors(memory["anchors.mean"], memory["anchors.axes"]), memory["anchors.seen"]
 
     def _told(self, images: Tensor) -> list[Tensor]:
-        """What anchors of pictures are made from, [B, D_i] each.
+        """What anchors of pictures are made from, [B, D_i] each; nothing where there are to be none.
 
-        They stand for pictures, not for how these are moved or what colours they lie on when they are judged, nor for
-        the size at which they are learnt.
+        They stand for pictures, not for how these are moved, what colours they lie on or what size they have when they
+        are judged.
         """
         if not self.config.anchor_weight:
             return []
@@ -290,16 +286,19 @@ class ProjectedObjective(Objective):
 
     def _keep(self, views: list[Tensor], told: list[Tensor]) -> None:
         """Keep views of real pictures, once a step is whole: those of all its parts and all processes."""
-        self.parts.append(views if self.anchors else views + told)
+        self.parts.append(views if len(self.seen) == REMEMBERED else views + told)
         if self.accelerator.sync_gradients:
             step = [torch.cat(parts) for parts in zip(*self.parts, strict=True)]
             if self.accelerator.num_processes > 1:
                 widths = [view.shape[1] for view in step]
                 step = self.accelerator.gather(torch.cat(step, dim=1)).split(widths, dim=1)  # in one exchange
             self.parts = []
-            self.kept = newest_first(step[: len(views)], self.kept)
-            if self.config.anchor_weight and not self.anchors:
-                self.told = newest_first(step[len(views) :], self.told)
+            step, told = step[: len(views)], step[len(views) :]
+            self.kept = newest_first(step, self.kept)
+            if self.anchors and told:
+                self.seen = torch.cat([self.seen, *told])[:REMEMBERED]
+            elif told:
+                self.told = newest_first(told, self.told)
                 if len(self.told[0]) == KEPT:
                     self._find_anchors()
 
@@ -308,6 +307,11 @@ class ProjectedObjective(Objective):
         anchors = Anchors.fit(self.told, self.config.z_dim)
         self.anchors = Anchors(*broadcast([anchors.mean, anchors.axes]))  # machines may round in different ways
         self.seen, self.told = self.anchors(self.told), []
+
+
+def list_in(memory: Mapping[str, Tensor], kind: str) -> list[Tensor]:
+    """Those of a memory's tensors that are called kind.0, kind.1, ... in this order."""
+    return [memory[f"{kind}.{i}"] for i in range(sum(name.startswith(f"{kind}.") for name in memory))]
 
 
 def newest_first(new: Iterable[Tensor], old: list[Tensor]) -> list[Tensor]:

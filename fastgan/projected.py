@@ -86,7 +86,7 @@ def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
 
 
 def contents(maps: list[Tensor]) -> list[Tensor]:
-    """Views that tell what is in pictures, wherever it is; arguments and result are those of :func:`summaries`."""
+    """Views that tell what is in pictures, wherever it is, [B, C] each; `maps` as for :func:`summaries`."""
     return [x.float().mean((2, 3)) for x in maps[1:]]
 
 

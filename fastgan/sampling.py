@@ -73,9 +73,9 @@ def seeded_inputs(generator: Generator, seeds: Sequence[int]) -> tuple[Tensor, l
         # Whatever else this program has made PyTorch's default.
         fixed = {"generator": source, "device": "cpu", "dtype": torch.float32}
         latents.append(torch.randn(generator.config.z_dim, **fixed))
-        noise.append([torch.randn(1, *size, **fixed) for size in generator.noise_sizes()])
-        if anchors is not None:
+        if anchors is not None:  # before the noise: the same one at any size
             chosen.append(torch.randint(len(anchors), (), generator=source, device="cpu"))
+        noise.append([torch.randn(1, *size, **fixed) for size in generator.noise_sizes()])
     z = torch.stack(latents)
     if anchors is not None:
         z = around(anchors.float().cpu()[torch.stack(chosen)], z, generator.config.spread)

@@ -50,7 +50,6 @@ from fastgan.files import (
     write_file,
 )
 from fastgan.finetune import open_base
-from fastgan.growing import shrink
 from fastgan.hub import save_model
 from fastgan.launch import HANG_UP, handling, train_command
 from fastgan.learners import Learners
@@ -251,7 +250,6 @@ class Trainer:
             real: this process's part, [b, C, H, W] in [-1, 1].
         """
         self._seed_from_clock(len(real))
-        real = shrink(real, self.levels[-1] // self.state.level)
         values = self.learners.learn(real)
         self.state.images += len(real) * self.processes.world
         for name, value in values.items():  # added up on the device; read when a log line is due

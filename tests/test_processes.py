@@ -102,7 +102,9 @@ def test_two_processes_choose_one_precision_and_are_one_run(tmp_path, cache_dir,
     assert output.count("pictures grow to 64x64") == 1 and fastgan.from_pretrained(folder).config.level == 64
     # Each remembers the real pictures of both.
     memory = load_file(checkpoints_in(folder / "checkpoints")[-1] / "memory.safetensors")
-    assert {len(view) for view in memory.values()} == {16} and memory["real.0"].unique(dim=0).shape[0] == 16
+    kept = [view for name, view in memory.items() if name.startswith("real.")]
+    assert {len(view) for view in kept} == {16} and kept[0].unique(dim=0).shape[0] == 16
+    assert len(memory["told.0"]) == 48  # those of before it grew, too
 
 
 def test_two_processes_find_anchors_of_real_pictures(tmp_path, cache_dir, pictures, start):
@@ -113,6 +115,8 @@ def test_two_processes_find_anchors_of_real_pictures(tmp_path, cache_dir, pictur
     assert process.returncode == 0, output
     memory = load_file(checkpoints_in(folder / "checkpoints")[-1] / "memory.safetensors")
     assert len(memory["real.0"]) == 256 and memory["anchors.axes"].shape[1] > 4
+    assert len(memory["anchors.seen"]) == 282  # of both
+    assert torch.equal(fastgan.from_pretrained(folder).anchors, memory["anchors.seen"])
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["loss/anchored"] > 0
 
 
