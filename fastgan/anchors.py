@@ -20,10 +20,12 @@ class Anchors:
     Attributes:
         mean: of what was seen, [D].
         axes: from there to an anchor, [D, n].
+        seen: the anchors of pictures, [N, n].
     """
 
     mean: Tensor
     axes: Tensor
+    seen: Tensor
 
     @classmethod
     def fit(cls, views: list[Tensor], z_dim: int) -> "Anchors":
@@ -42,7 +44,25 @@ class Anchors:
         deviations = sizes / len(parts[0]) ** 0.5
         count = min(z_dim, MOST, int((deviations > LEAST).sum()))
         axes = directions[:count].T / deviations[:count] / units[:, None]
-        return cls(*(tensor.float().contiguous().to(views[0].device) for tensor in (mean, axes)))
+        mean, axes = (tensor.float().contiguous().to(views[0].device) for tensor in (mean, axes))
+        return cls(mean, axes, _anchors(views, mean, axes))
+
+    def refit(self, views: list[Tensor]) -> "Anchors":
+        """The same components with a mean of 0 and a deviation of 1 over other pictures.
+
+        So what a generator draws where stays as it is, as nearly as may be, when it goes on with these.
+
+        Args:
+            views: as for :meth:`fit`.
+        """
+        seen = torch.cat(views, dim=1)
+        mean = seen.mean(0)
+        axes = self.axes / ((seen - mean) @ self.axes).std(0, correction=0).clamp(min=LEAST)
+        return Anchors(mean, axes, _anchors(views, mean, axes))
+
+    def to(self, device: torch.device) -> "Anchors":
+        """The same on a device."""
+        return Anchors(self.mean.to(device), self.axes.to(device), self.seen.to(device))
 
     def __call__(self, views: list[Tensor]) -> Tensor:
         """Anchors of pictures, [B, n].
@@ -50,7 +70,11 @@ class Anchors:
         Args:
             views: what was seen in them, [B, D_i] each, as for :meth:`fit`.
         """
-        return ((torch.cat(views, dim=1) - self.mean) @ self.axes).clamp(-REACH, REACH)
+        return _anchors(views, self.mean, self.axes)
+
+
+def _anchors(views: list[Tensor], mean: Tensor, axes: Tensor) -> Tensor:
+    return ((torch.cat(views, dim=1) - mean) @ axes).clamp(-REACH, REACH)
 
 
 def around(anchors: Tensor, z: Tensor, spread: float) -> Tensor:

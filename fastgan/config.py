@@ -13,8 +13,7 @@ from fastgan.errors import UserError
 
 FORMAT_VERSION = 1  # of config.json beside the weights
 MAX_ASPECT = 4  # longest side over shortest
-MAX_ANCHORS = 4096
-LATER = {"constant", "edge", "anchors", "anchor_dim", "spread"}  # fields that first configs did not have
+LATER = {"constant", "edge", "anchors", "anchor_dim", "anchor_views", "spread"}  # not in the first configs
 GATE_LEVELS = (64, 128, 256, 512)  # where skip-layer excitation acts; the map that drives it is 16 times smaller
 UNIONS = (types.UnionType, typing.Union)
 
@@ -62,10 +61,14 @@ class ModelConfig:
     edge: str = "zeros"  # what the last convolution sees outside of its map; "replicate" draws no frame
     anchors: int = 0  # how many places in the latent space seeds' latents lie around; 0, and they are anywhere
     anchor_dim: int = 0  # how many of a latent's numbers such a place tells
+    anchor_views: int = 0  # how many numbers about a picture its own place is found from
     spread: float = 1.0  # standard deviation around it; latents have one of 1 in all
 
     def __post_init__(self):
-        for name, low, high in (("height", 0, 8192), ("width", 0, 8192), ("z_dim", 1, 4096), ("ngf", 1, 512)):
+        bounds = [("height", 0, 8192), ("width", 0, 8192), ("z_dim", 1, 4096), ("ngf", 1, 512)]
+        some = 1 if self.anchors else 0
+        bounds += [("anchors", 0, 4096), ("anchor_dim", some, self.z_dim), ("anchor_views", some, 4096)]
+        for name, low, high in bounds:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UserError(f"{name}: expected a whole number from {low} to {high}, got {value!r}")
@@ -77,10 +80,6 @@ class ModelConfig:
             raise UserError(f'edge: expected "zeros" or "replicate", got {self.edge!r}')
         if type(self.constant) is not bool:
             raise UserError(f"constant: expected true or false, got {self.constant!r}")
-        for name, low, high in (("anchors", 0, MAX_ANCHORS), ("anchor_dim", 1 if self.anchors else 0, self.z_dim)):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise UserError(f"{name}: expected a whole number from {low} to {high}, got {value!r}")
         if type(self.spread) not in (int, float) or not 0 <= self.spread <= 1:
             raise UserError(f"spread: expected a number from 0 to 1, got {self.spread!r}")
         check_size(self.height, self.width)

@@ -3,9 +3,9 @@
 import copy
 
 import torch
-from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
+from fastgan.anchors import Anchors
 from fastgan.models import Generator
 
 
@@ -43,7 +43,7 @@ class EMA:
         generator: Generator,
         images: int = 128,
         batch_size: int = 8,
-        anchors: Tensor | None = None,
+        anchors: Anchors | None = None,
     ) -> Generator:
         """The averaged generator ready for eval mode, its buffers made for its own parameters.
 

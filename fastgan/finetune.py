@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from fastgan.anchors import Anchors
 from fastgan.checkpoints import checkpoints_in
 from fastgan.config import ModelConfig, TrainConfig
 from fastgan.errors import NO_FOLDER, UserError
@@ -24,7 +25,7 @@ from fastgan.files import (
     read_json,
 )
 from fastgan.growing import can_enlarge, enlarge
-from fastgan.hub import DTYPES, MAX_CONFIG, fetch, fetch_config, weights_limit
+from fastgan.hub import DTYPES, MAX_CONFIG, fetch, fetch_config, load_generator, weights_limit
 from fastgan.models import Generator
 
 MAX_DISCRIMINATOR = 2**30  # bytes; the published one at 1024 pixels has 0.1 * 2**30
@@ -106,6 +107,17 @@ class Base(NamedTuple):
         fits = same == (config.height, config.width, config.channels, config.ngf, config.z_dim)
         return factor > 1 and fits and can_enlarge(generator)
 
+    def anchors(self, z_dim: int) -> Anchors | None:
+        """Where pictures have their places in its latent space; None where it has none, or latents of other lengths.
+
+        Args:
+            z_dim: length of the latents of the model that it is the start of.
+        """
+        if not self.config.anchors or self.config.z_dim != z_dim:
+            return None
+        generator = load_generator(self.config, self.averaged)
+        return Anchors(generator.anchor_mean, generator.anchor_axes, generator.anchors)
+
     def fill_averaged(self, generator: Generator) -> None:
         """Give the averaged generator every layer that fits."""
         self._fill_generator(generator, self.averaged)
@@ -114,7 +126,7 @@ class Base(NamedTuple):
         """Give a generator every layer of a file that fits; a larger one's new layers begin by enlarging."""
         fit = fill(generator, path)
         if self._is_smaller(generator):
-            smaller = Generator(dataclasses.replace(self.config, anchors=0, anchor_dim=0))  # not all files have them
+            smaller = Generator(dataclasses.replace(self.config, anchors=0))  # not all files have them
             fill(smaller, path)
             double_to(generator, smaller)
         return fit

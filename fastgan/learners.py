@@ -57,6 +57,8 @@ class Learners:
         discriminator = self.objective.discriminator()
         if self.base:
             keeps = self.base.fill(generator, discriminator, self.say)
+            if anchors := self.base.anchors(config.z_dim):
+                self.objective.base = anchors.to(self.accelerator.device)
             if config.freeze_d and not keeps:
                 raise UserError(f"--freeze-d {config.freeze_d}: {self.base.name} brings nothing that could be kept")
         freeze_blocks(discriminator, config.freeze_d)

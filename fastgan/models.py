@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fastgan.anchors import SPREAD, around
+from fastgan.anchors import SPREAD, Anchors, around
 from fastgan.config import ModelConfig
 from fastgan.fast import channels_last
 from fastgan.layers import (
@@ -96,7 +96,11 @@ class Generator(nn.Module):
         )
         self.to_small = conv(width[config.small_level], config.channels, 1)
         self.to_full = conv(width[config.level], config.channels, 3, padding=1, edge=config.edge)
-        self.register_buffer("anchors", torch.zeros(config.anchors, config.anchor_dim) if config.anchors else None)
+        anchors, numbers, views = config.anchors, config.anchor_dim, config.anchor_views
+        self.register_buffer("anchors", torch.zeros(anchors, numbers) if anchors else None)
+        # How a picture's own is found: whoever trains on goes on from there.
+        self.register_buffer("anchor_mean", torch.zeros(views) if anchors else None)
+        self.register_buffer("anchor_axes", torch.zeros(views, numbers) if anchors else None)
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike, **options: Any) -> "Generator":
@@ -169,19 +173,20 @@ class Generator(nn.Module):
         chosen = torch.randint(len(self.anchors), (count,), device=self.device)
         return around(self.anchors[chosen], z, self.config.spread)
 
-    def anchored(self, anchors: Tensor, spread: float = SPREAD) -> "Generator":
+    def anchored(self, anchors: Anchors, spread: float = SPREAD) -> "Generator":
         """The same generator, sharing all its tensors, whose seeds' latents lie around anchors, in eval mode.
 
         Args:
-            anchors: [N, n], n at most the length of a latent.
+            anchors: of pictures; they tell as many numbers as a latent has at most.
             spread: as of :func:`fastgan.anchors.around`.
         """
-        count, width = anchors.shape
-        config = dataclasses.replace(self.config, anchors=count, anchor_dim=width, spread=spread)
+        (count, numbers), views = anchors.seen.shape, len(anchors.mean)
+        sizes = {"anchors": count, "anchor_dim": numbers, "anchor_views": views, "spread": spread}
         with torch.device("meta"):
-            other = Generator(config)
-        anchors = anchors.to(self.device, self.dtype)
-        other.load_state_dict({**self.state_dict(), "anchors": anchors}, assign=True)
+            other = Generator(dataclasses.replace(self.config, **sizes))
+        parts = {"anchors": anchors.seen, "anchor_mean": anchors.mean, "anchor_axes": anchors.axes}
+        parts = {name: part.to(self.device, self.dtype) for name, part in parts.items()}
+        other.load_state_dict({**self.state_dict(), **parts}, assign=True)
         return other.eval().requires_grad_(False)
 
     def noise_sizes(self) -> list[tuple[int, int]]:

@@ -19,18 +19,16 @@ from fastgan.models import Discriminator, Images, Reconstructions, downscale, qu
 from fastgan.projected import (
     MixedFeatures,
     ProjectedDiscriminator,
-    as_looked_at,
-    contents,
     energy_distance,
     on_colours,
     paired_distance,
     summaries,
+    told_of,
 )
 
 KEPT = 256  # real pictures whose views are remembered, and from which anchors are found
 PLACES = 64  # translation moves large pictures by multiples of this share of their side, smaller ones by pixels
 REMEMBERED = 1024  # anchors that a model is given: of a small set's pictures several each, some of them mirrored
-TOLD_AT = 128  # pixels: the size at which anchors are found
 LARGE = 256  # pixels; from here on generators drew thin grey lines at edges, which passed for shifts by a pixel or two
 
 
@@ -68,6 +66,7 @@ class Objective:
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
+        self.base: Anchors | None = None  # those of a model that the run starts from
 
     def discriminator(self) -> nn.Module:
         """A new discriminator, on the CPU."""
@@ -104,8 +103,8 @@ class Objective:
         """What of :meth:`memory` stays true when pictures become larger."""
         return {}
 
-    def anchors_of_seeds(self) -> Tensor | None:
-        """What the latents of a model's seeds are to lie around, [N, n]; None, and they are anywhere."""
+    def anchors_of_seeds(self) -> Anchors | None:
+        """What the latents of a model's seeds are to lie around; None, and they are anywhere."""
         return None
 
     def _learn(self, loss: Tensor, optimizer: AcceleratedOptimizer) -> None:
@@ -207,7 +206,6 @@ class ProjectedObjective(Objective):
         self.kept: list[Tensor] = []  # views of the last real pictures, the newest first
         self.told: list[Tensor] = []  # what anchors will be made from, until there are enough
         self.anchors: Anchors | None = None
-        self.seen = torch.empty(0)  # anchors of the first real pictures; seeds keep theirs once it is full
         self.parts: list[list[Tensor]] = []  # those of the step at hand
 
     def discriminator(self) -> ProjectedDiscriminator:
@@ -255,8 +253,8 @@ class ProjectedObjective(Objective):
         distances = {"loss/energy": energy, "loss/anchored": anchored}
         return figures(real_loss + fake_loss, g_loss, real_logits, fake_logits) | distances
 
-    def anchors_of_seeds(self) -> Tensor | None:
-        return self.seen if self.seen.numel() else None
+    def anchors_of_seeds(self) -> Anchors | None:
+        return self.anchors if self.anchors and self.anchors.seen.numel() else None
 
     def memory(self) -> dict[str, Tensor]:
         return {f"real.{i}": view for i, view in enumerate(self.kept)} | self.lasting()
@@ -264,29 +262,23 @@ class ProjectedObjective(Objective):
     def lasting(self) -> dict[str, Tensor]:
         if not self.anchors:
             return {f"told.{i}": part for i, part in enumerate(self.told)}
-        return {"anchors.seen": self.seen, **{f"anchors.{name}": part for name, part in vars(self.anchors).items()}}
+        return {f"anchors.{name}": part for name, part in vars(self.anchors).items()}
 
     def remember(self, memory: Mapping[str, Tensor]) -> None:
         self.kept, self.told = (list_in(memory, kind) for kind in ("real", "told"))
         if "anchors.seen" in memory:
-            self.anchors, self.seen = Anchors(memory["anchors.mean"], memory["anchors.axes"]), memory["anchors.seen"]
+            self.anchors = Anchors(*(memory[f"anchors.{name}"] for name in ("mean", "axes", "seen")))
 
     def _told(self, images: Tensor) -> list[Tensor]:
-        """What anchors of pictures are made from, [B, D_i] each; nothing where there are to be none.
-
-        They stand for pictures, not for how these are moved, what colours they lie on or what size they have when they
-        are judged.
-        """
+        """What anchors of pictures are made from, [B, D_i] each; nothing where there are to be none."""
         if not self.config.anchor_weight:
             return []
-        if images.shape[1] == 4:
-            images = on_colours(images, images.new_zeros(1, 3, 1, 1))
         with self.accelerator.autocast(), torch.no_grad():
-            return contents(self.features.network(as_looked_at(images, TOLD_AT)))
+            return told_of(images, self.features.network)
 
     def _keep(self, views: list[Tensor], told: list[Tensor]) -> None:
         """Keep views of real pictures, once a step is whole: those of all its parts and all processes."""
-        self.parts.append(views if len(self.seen) == REMEMBERED else views + told)
+        self.parts.append(views if self.anchors and len(self.anchors.seen) == REMEMBERED else views + told)
         if self.accelerator.sync_gradients:
             step = [torch.cat(parts) for parts in zip(*self.parts, strict=True)]
             if self.accelerator.num_processes > 1:
@@ -296,17 +288,19 @@ class ProjectedObjective(Objective):
             step, told = step[: len(views)], step[len(views) :]
             self.kept = newest_first(step, self.kept)
             if self.anchors and told:
-                self.seen = torch.cat([self.seen, *told])[:REMEMBERED]
+                self.anchors.seen = torch.cat([self.anchors.seen, *told])[:REMEMBERED]  # seeds keep theirs
             elif told:
                 self.told = newest_first(told, self.told)
                 if len(self.told[0]) == KEPT:
                     self._find_anchors()
 
     def _find_anchors(self) -> None:
-        """Give real pictures their anchors."""
-        anchors = Anchors.fit(self.told, self.config.z_dim)
-        self.anchors = Anchors(*broadcast([anchors.mean, anchors.axes]))  # machines may round in different ways
-        self.seen, self.told = self.anchors(self.told), []
+        """Give real pictures their anchors, where a model that the run starts from would have them if it has some."""
+        views = sum(part.shape[1] for part in self.told)
+        goes_on = self.base and len(self.base.mean) == views
+        anchors = self.base.refit(self.told) if goes_on else Anchors.fit(self.told, self.config.z_dim)
+        self.anchors = Anchors(*broadcast(list(vars(anchors).values())))  # machines may round in different ways
+        self.told = []
 
 
 def list_in(memory: Mapping[str, Tensor], kind: str) -> list[Tensor]:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from fastgan.config import ModelConfig
 from fastgan.fast import channels_last, norm_leaky_relu
-from fastgan.features import load_features
+from fastgan.features import FeatureNetwork, load_features
 from fastgan.layers import average_pool, spectral_norm
 from fastgan.models import downscale
 
 MIXED = 64  # channels of every mixed map
 PIXEL = 32  # width of the branch that looks at pixels
+TOLD_AT = 128  # pixels: the size at which anchors are found
 LOOK_AT = 256  # pixels: pictures are shown to the frozen network at about this size, small ones doubled
 STRIDES = (4, 8, 16, 32)  # of the frozen network's maps
 
@@ -88,6 +89,21 @@ def summaries(maps: list[Tensor], images: Tensor) -> list[Tensor]:
 def contents(maps: list[Tensor]) -> list[Tensor]:
     """Views that tell what is in pictures, wherever it is, [B, C] each; `maps` as for :func:`summaries`."""
     return [x.float().mean((2, 3)) for x in maps[1:]]
+
+
+def told_of(images: Tensor, network: FeatureNetwork) -> list[Tensor]:
+    """What anchors of pictures are made from: the views of :func:`contents`.
+
+    Anchors stand for pictures, not for how these are moved, what colours they lie on or what size they have when they
+    are judged.
+
+    Args:
+        images: as they are, [B, C, H, W] in [-1, 1].
+        network: that of :class:`MixedFeatures`.
+    """
+    if images.shape[1] == 4:
+        images = on_colours(images, images.new_zeros(1, 3, 1, 1))
+    return contents(network(as_looked_at(images, TOLD_AT)))
 
 
 def energy_distance(drawn: list[Tensor], real: list[Tensor]) -> Tensor:

@@ -14,11 +14,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.optim.adam import adam
 
+from fastgan.anchors import Anchors, around
 from fastgan.errors import UserError
+from fastgan.features import FeatureNetwork
 from fastgan.losses import PerceptualDistance
 from fastgan.models import Generator, downscale
 from fastgan.pixels import to_float
 from fastgan.preparing import FORMATS, Preparation, prepare
+from fastgan.projected import told_of
 from fastgan.sampling import draw, seeded_inputs
 
 CODE_PREFIX = "z"
@@ -105,7 +108,8 @@ def project(
 ) -> Iterator[Projection]:
     """Search for the latent that draws a picture; the best so far comes after every step, the result last.
 
-    The best of many seeds are improved by gradient descent, and from a quarter of the steps on the best one alone. The
+    The best of many seeds, and the place that a model with anchors has for the picture, are improved by gradient
+    descent, and from a quarter of the steps on the best one alone. The
     loss is perceptual plus squared pixel difference; the latent is held to the length that normal draws have.
 
     Args:
@@ -141,6 +145,9 @@ def project(
         return distance(downscale(images, factor), small), F.mse_loss(images, wanted.expand_as(images))
 
     fixed = seeded_inputs(generator, [0])[1]
+    latents = [seeded_inputs(generator, [start])[0][0] for start in range(seed, seed + starts)]
+    if (own := place_of(generator, wanted, distance.network)) is not None:
+        latents.append(own)
     found: Projection | None = None
     by_chance = 0.0
 
@@ -159,9 +166,10 @@ def project(
         return at.perceptual + (at.pixel / 127.5) ** 2
 
     looked: list[Projection] = []
-    for start in range(seed, seed + starts):
-        looked.append(look(seeded_inputs(generator, [start])[0][0], fixed))
-        by_chance = sum(one.perceptual for one in looked) / len(looked)
+    for latent in latents:
+        looked.append(look(latent, fixed))
+        chances = [one.perceptual for one in looked[:starts]]
+        by_chance = sum(chances) / len(chances)
         found = min(found or looked[0], looked[-1], key=loss_of)._replace(by_chance=by_chance)
         yield found
 
@@ -193,6 +201,25 @@ def project(
             found = min(found, *look_at_all(z, noise), key=loss_of)
         found = found._replace(done=step + 1)
         yield found
+
+
+@torch.no_grad()
+def place_of(generator: Generator, image: Tensor, network: FeatureNetwork) -> Tensor | None:
+    """Where in the latent space a generator with anchors would have learnt a picture, [Z]; None if it has none.
+
+    Args:
+        generator: any.
+        image: [1, C, H, W] in [-1, 1].
+        network: what its anchors were found with.
+    """
+    if generator.anchors is None:
+        return None
+    told = told_of(image, network)
+    if sum(part.shape[1] for part in told) != generator.config.anchor_views:
+        return None  # a stranger's, found in another way
+    anchors = Anchors(generator.anchor_mean.float(), generator.anchor_axes.float(), generator.anchors)
+    nothing = torch.zeros(1, generator.config.z_dim, device=image.device)
+    return around(anchors(told), nothing, spread=0.0)[0].cpu()
 
 
 class _Adam:

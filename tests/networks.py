@@ -3,6 +3,7 @@
 import torch
 
 from fastgan import Generator, ModelConfig
+from fastgan.anchors import Anchors
 from fastgan.ema import reestimate_batch_norm
 
 
@@ -25,3 +26,9 @@ def lively_generator(config: ModelConfig, noise: float = 0.1, vivid: bool = True
             generator.to_full.parametrizations.weight.original.normal_()
     reestimate_batch_norm(generator)
     return generator.eval()
+
+
+def anchors_at(places: torch.Tensor) -> Anchors:
+    """Anchors of pictures about which nine numbers are known."""
+    fixed = torch.Generator().manual_seed(0)
+    return Anchors(torch.randn(9, generator=fixed), torch.randn(9, places.shape[1], generator=fixed), places)

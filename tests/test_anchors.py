@@ -41,3 +41,14 @@ def test_latents_around_anchors_are_as_normal_as_others():
 
 def test_an_outlier_has_an_anchor_that_a_latent_could_be():
     assert Anchors.fit(views(256), z_dim=4)(views(8, seed=1, scale=100)).abs().max() == 3
+
+
+def test_components_of_before_are_fitted_to_other_pictures_and_stay_what_they_are():
+    seen = views(256)
+    others = [1.7 * seen[0] - 2, 1.7 * seen[1] + 1]
+    anchors = Anchors.fit(seen, z_dim=4)
+    again = anchors.refit(others)
+    assert torch.equal(again(others), again.seen) and torch.equal(anchors(seen), anchors.seen)
+    together = torch.corrcoef(torch.cat([anchors.seen, again.seen], dim=1).T)[:4, 4:].diagonal()
+    assert together.min() > 0.98
+    torch.testing.assert_close(again.seen.std(0), torch.ones(4), atol=0.02, rtol=0)

@@ -10,6 +10,7 @@ from fastgan.cards import draw_card_pictures, render_dataset_card, render_model_
 from fastgan.config import ModelConfig
 from fastgan.hub import save_model
 from fastgan.models import Generator
+from tests.networks import anchors_at
 
 IMPORTED = {
     "source": "someone/fastgan-shells:all_50000.pth",
@@ -42,7 +43,7 @@ def test_a_card_tells_only_what_is_known(model):
 
 
 def test_a_card_tells_what_the_weights_hold_of_training_pictures(model):
-    save_model(Generator.from_pretrained(model).anchored(torch.randn(1024, 6)), model)
+    save_model(Generator.from_pretrained(model).anchored(anchors_at(torch.randn(1024, 6))), model)
     assert "1,024 anchors in `model.safetensors`: 6 numbers each" in render_model_card(model)
 
 

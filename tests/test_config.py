@@ -38,10 +38,11 @@ def test_a_wide_picture_starts_from_a_wide_grid():
         {"output_activation": "relu"},
         {"constant": 1},
         {"edge": "circular"},
-        {"anchors": 10**9, "anchor_dim": 8},
-        {"anchors": 8},
-        {"anchors": 8, "anchor_dim": 257},
-        {"anchors": 8, "anchor_dim": 8, "spread": 2},
+        {"anchors": 10**9, "anchor_dim": 8, "anchor_views": 9},
+        {"anchors": 8, "anchor_views": 9},
+        {"anchors": 8, "anchor_dim": 8},
+        {"anchors": 8, "anchor_dim": 257, "anchor_views": 9},
+        {"anchors": 8, "anchor_dim": 8, "anchor_views": 9, "spread": 2},
         {"spread": "0.6"},
         {"spread": True},
         {"hidden": 1},
@@ -63,7 +64,7 @@ def test_a_model_config_with_a_missing_field_is_refused():
 
 def test_a_model_config_from_before_there_was_a_constant_another_edge_or_anchors_has_none():
     values = ModelConfig().to_dict()
-    for name in ("constant", "edge", "anchors", "anchor_dim", "spread"):
+    for name in ("constant", "edge", "anchors", "anchor_dim", "anchor_views", "spread"):
         del values[name]
     old = ModelConfig.from_dict(values)
     assert old.constant is False and old.edge == "zeros" and old.anchors == 0

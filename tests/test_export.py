@@ -9,6 +9,7 @@ from fastgan import Generator, ModelConfig, UserError, export
 from fastgan.cli import main
 from fastgan.hub import save_model
 from fastgan.sampling import seeded_inputs
+from tests.networks import anchors_at
 
 
 def lively(**config) -> Generator:
@@ -88,7 +89,7 @@ def test_files_say_what_they_are_and_the_half_one_is_smaller(generator, exported
 
 
 def test_a_file_brings_the_anchors_that_latents_lie_around(generator, tmp_path):
-    anchored = generator.anchored(torch.randn(3, 4))
+    anchored = generator.anchored(anchors_at(torch.randn(3, 4)))
     [file] = export.export_onnx(anchored, tmp_path, [torch.float32])
     facts = session(file.path).get_modelmeta().custom_metadata_map
     torch.testing.assert_close(torch.tensor(json.loads(facts["anchors"])), anchored.anchors, atol=1e-4, rtol=0)

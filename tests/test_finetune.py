@@ -3,10 +3,11 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from fastgan import TrainConfig, UserError
+from fastgan import TrainConfig, UserError, objectives
 from fastgan.checkpoints import checkpoints_in
 from fastgan.cli import resolve
 from fastgan.config import ModelConfig
@@ -173,6 +174,18 @@ def test_blocks_are_counted_from_the_picture_inward():
     assert {name.partition(".param")[0] for name in learning} >= {"pixels.4", "pixels.8", "heads.2.3"}
     with pytest.raises(UserError, match="no blocks"):
         freeze_blocks(torch.nn.Linear(1, 1), 1)
+
+
+@pytest.mark.parametrize("z_dim", [16, 8])
+def test_pictures_have_their_places_where_the_base_would_have_them(settings, tmp_path, monkeypatch, z_dim):
+    monkeypatch.setattr(objectives, "KEPT", 12)
+    few = {**settings, "recipe": "projected", "max_steps": 2}
+    base = train(TrainConfig(**few, output_dir=str(tmp_path / "base")))
+    few.update(z_dim=z_dim, flip=False, init_from=str(base))
+    run = train(TrainConfig(**few, output_dir=str(tmp_path / "run")))
+    theirs, ours = (F.normalize(from_pretrained(folder).anchor_axes, dim=0) for folder in (base, run))
+    same = ours.shape == theirs.shape and (ours - theirs).abs().max() < 1e-5
+    assert same == (z_dim == 16)
 
 
 def test_each_network_has_its_learning_rate(start):

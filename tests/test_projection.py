@@ -9,13 +9,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fastgan import projection
+from fastgan.anchors import Anchors
 from fastgan.cli import main
 from fastgan.config import ModelConfig
 from fastgan.errors import UserError
+from fastgan.features import load_features
 from fastgan.hub import save_model
-from fastgan.projection import decode_latent, encode_latent, noise_structure, open_picture, project
+from fastgan.projected import told_of
+from fastgan.projection import decode_latent, encode_latent, noise_structure, open_picture, place_of, project
 from fastgan.sampling import draw, seeded_inputs, to_pil
-from tests.networks import lively_generator
+from tests.networks import anchors_at, lively_generator
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,21 @@ def test_what_is_shown_is_what_its_code_draws(generator, searched):
 
 def test_the_generator_gathers_no_gradient_and_keeps_its_weights(generator, searched):
     assert all(parameter.grad is None and parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_a_model_with_anchors_is_asked_for_the_pictures_own_place(generator):
+    network = load_features("efficientnet-lite0")
+    pictures = torch.cat(list(draw(generator, torch.randn(6, 16), seeded_inputs(generator, range(6))[1]))) / 127.5 - 1
+    anchors = Anchors.fit(told_of(pictures, network), z_dim=16)
+    anchored = generator.anchored(anchors)
+    place = place_of(anchored, pictures[3:4], network)
+    torch.testing.assert_close(place[: anchors.seen.shape[1]], anchors.seen[3], atol=1e-3, rtol=0)
+    assert not place[anchors.seen.shape[1] :].any() and len(place) == 16
+    found = list(project(anchored, generator.sample([3])[0], starts=2, keep=1, steps=2))
+    assert [step.done for step in found] == [0, 0, 0, 1, 2]
+    assert found[2].by_chance == found[1].by_chance
+    strange = generator.anchored(anchors_at(anchors.seen))
+    assert place_of(generator, pictures[:1], network) is None and place_of(strange, pictures[:1], network) is None
 
 
 def test_fitted_noise_stays_white(generator):
