@@ -14,7 +14,6 @@ from tests.commands import ROOT
 TINY = "--recipe paper --batch-size 8 --size 32 --ngf 4 --ndf 4 --z-dim 16 --eval-images 0".split()
 TINY += ["--mixed-precision", "no", "--log-every", "0.008kimg"]
 GROWING = {"recipe": "projected", "size": "128", "grow_from": 32}
-PARTS = ("generator", "discriminator", "ema", "optimizer_generator", "optimizer_discriminator")
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +46,9 @@ def tiny(tmp_path, cache_dir, pictures):
 
 
 def newest(run: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of a run's newest checkpoint, by file and name."""
-    checkpoint = checkpoints_in(Path(run) / "checkpoints")[-1]
-    return {f"{part}/{k}": v for part in PARTS for k, v in load_file(checkpoint / f"{part}.safetensors").items()}
+    """All tensors of a run's newest checkpoint and of its model, by file and name."""
+    files = [Path(run) / "model.safetensors", *checkpoints_in(Path(run) / "checkpoints")[-1].glob("*.safetensors")]
+    return {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def assert_equal(a: dict, b: dict) -> None:

@@ -125,9 +125,10 @@ def test_the_seeds_of_a_model_lie_around_anchors_once_its_run_has_some(tiny, few
     assert torch.equal(z[:, 15:], anywhere[:, 15:])
 
 
-def test_a_run_with_anchors_resumes_to_the_last_bit(tiny, few):
+@pytest.mark.parametrize("steps", [1, 3])  # before there are anchors, and after
+def test_a_run_with_anchors_resumes_to_the_last_bit(tiny, few, steps):
     whole = train(tiny("whole", recipe="projected"))
-    train(tiny("halves", recipe="projected", max_steps=3))
+    train(tiny("halves", recipe="projected", max_steps=steps))
     halves = train(tiny("halves", recipe="projected"), resume=True)
     assert_equal(newest(whole), newest(halves))
     with pytest.raises(AssertionError):
