@@ -115,8 +115,7 @@ class Base(NamedTuple):
         """
         if not self.config.anchors or self.config.z_dim != z_dim:
             return None
-        generator = load_generator(self.config, self.averaged)
-        return Anchors(generator.anchor_mean, generator.anchor_axes, generator.anchors)
+        return load_generator(self.config, self.averaged).places
 
     def fill_averaged(self, generator: Generator) -> None:
         """Give the averaged generator every layer that fits."""

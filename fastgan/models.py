@@ -173,6 +173,13 @@ class Generator(nn.Module):
         chosen = torch.randint(len(self.anchors), (count,), device=self.device)
         return around(self.anchors[chosen], z, self.config.spread)
 
+    @property
+    def places(self) -> Anchors | None:
+        """Where pictures have their places in its latent space, in single precision; None where it has no anchors."""
+        if self.anchors is None:
+            return None
+        return Anchors(self.anchor_mean.float(), self.anchor_axes.float(), self.anchors.float())
+
     def anchored(self, anchors: Anchors, spread: float = SPREAD) -> "Generator":
         """The same generator, sharing all its tensors, whose seeds' latents lie around anchors, in eval mode.
 

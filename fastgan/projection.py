@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.optim.adam import adam
 
-from fastgan.anchors import Anchors, around
+from fastgan.anchors import around
 from fastgan.errors import UserError
 from fastgan.features import FeatureNetwork
 from fastgan.losses import PerceptualDistance
@@ -108,9 +109,9 @@ def project(
 ) -> Iterator[Projection]:
     """Search for the latent that draws a picture; the best so far comes after every step, the result last.
 
-    The best of many seeds, and the place that a model with anchors has for the picture, are improved by gradient
-    descent, and from a quarter of the steps on the best one alone. The
-    loss is perceptual plus squared pixel difference; the latent is held to the length that normal draws have.
+    The best of many seeds, and of the place that a model with anchors has for the picture, are improved by gradient
+    descent, and from a quarter of the steps on the best one alone. The loss is perceptual plus squared pixel
+    difference; the latent is held to the length that normal draws have.
 
     Args:
         generator: in eval mode.
@@ -145,9 +146,8 @@ def project(
         return distance(downscale(images, factor), small), F.mse_loss(images, wanted.expand_as(images))
 
     fixed = seeded_inputs(generator, [0])[1]
-    latents = [seeded_inputs(generator, [start])[0][0] for start in range(seed, seed + starts)]
-    if (own := place_of(generator, wanted, distance.network)) is not None:
-        latents.append(own)
+    own = place_of(generator, wanted, distance.network)
+    latents = (seeded_inputs(generator, [start])[0][0] for start in range(seed, seed + starts))
     found: Projection | None = None
     by_chance = 0.0
 
@@ -166,7 +166,7 @@ def project(
         return at.perceptual + (at.pixel / 127.5) ** 2
 
     looked: list[Projection] = []
-    for latent in latents:
+    for latent in itertools.chain(latents, [] if own is None else [own]):
         looked.append(look(latent, fixed))
         chances = [one.perceptual for one in looked[:starts]]
         by_chance = sum(chances) / len(chances)
@@ -212,14 +212,14 @@ def place_of(generator: Generator, image: Tensor, network: FeatureNetwork) -> Te
         image: [1, C, H, W] in [-1, 1].
         network: what its anchors were found with.
     """
-    if generator.anchors is None:
+    places = generator.places
+    if places is None:
         return None
     told = told_of(image, network)
     if sum(part.shape[1] for part in told) != generator.config.anchor_views:
         return None  # a stranger's, found in another way
-    anchors = Anchors(generator.anchor_mean.float(), generator.anchor_axes.float(), generator.anchors)
     nothing = torch.zeros(1, generator.config.z_dim, device=image.device)
-    return around(anchors(told), nothing, spread=0.0)[0].cpu()
+    return around(places(told), nothing, spread=0.0)[0].cpu()
 
 
 class _Adam:
