@@ -230,9 +230,8 @@ def test_models_given_at_the_start_are_offered_and_recent_ones_remembered(
 # ---------------------------------------------------------------------- interpolate
 
 
-def test_a_film_is_watched_while_it_is_made_and_plays(app, page):
+def test_a_film_plays(app, page):
     page.goto(f"{app}?tab=interpolate&keys=1,2&between=60&fps=30&also=WebP")
-    page.wait_for_selector("#frame img")
     film = wait_for_film(page)
     assert film == {"duration": pytest.approx(4, abs=0.1), "width": 64, "height": 64}
     assert "120 frames" in page.locator("#film-told").inner_text()
@@ -268,11 +267,23 @@ def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, ap
     assert right < min(off(True, still, {64: 1.0}), off(False, None))
 
 
-def test_a_film_can_be_stopped(app, page):
+# The page itself looks, and stops the film at the second frame that it shows: a test that asks from outside
+# may come too late for a film that a quick machine makes in a second.
+STOP_AT_THE_SECOND_FRAME = """
+const shown = new Set();
+new MutationObserver(() => {
+    const frame = document.querySelector("#frame img");
+    if (!frame?.offsetParent || shown.has(frame.src)) return;
+    shown.add(frame.src);
+    if (shown.size === 2) document.querySelector("#stop-interpolate").click();
+}).observe(document, {subtree: true, childList: true, attributes: true});
+"""
+
+
+def test_a_film_is_watched_while_it_is_made_and_can_be_stopped(app, page):
+    page.add_init_script(STOP_AT_THE_SECOND_FRAME)
     page.goto(f"{app}?tab=interpolate&keys=0-4&between=120")
-    page.wait_for_selector("#frame img")
-    page.locator("#stop-interpolate").click()
-    page.wait_for_function("() => document.querySelector('#film-told').innerText.includes('Stopped')")
+    page.wait_for_function("() => document.querySelector('#film-told')?.innerText.includes('Stopped')")
     before = page.locator("#frame img").get_attribute("src")
     page.wait_for_timeout(1000)
     assert page.locator("#frame img").get_attribute("src") == before
