@@ -24,8 +24,9 @@ demo: $(READY)
 		--sample-every 1min --output-dir $(DEMO_RUN)
 	$(BIN)/fastgan app $(DEMO_RUN)
 
+# Two at a time: many tests wait, for a Hub or a page. One thread each, or they would wait for each other's cores.
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 quality: $(READY)
 	$(BIN)/ruff check .
