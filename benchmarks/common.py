@@ -185,10 +185,12 @@ def _in_convolutions(work: Work, flop: float) -> dict[str, float]:
     if work.counted is not work.run:
         return {}
     with _Convolutions(work.device) as convolutions:
+        start = time.perf_counter()
         for _ in range(REPEATS):
             work.run()
-    seconds = convolutions.seconds / REPEATS
-    return {"rate": flop / seconds, "share_of_time": seconds / _seconds(work, REPEATS)}
+        synchronize(work.device)
+        seconds = time.perf_counter() - start
+    return {"rate": flop * REPEATS / convolutions.seconds, "share_of_time": convolutions.seconds / seconds}
 
 
 class _Convolutions(TorchDispatchMode):

@@ -1,6 +1,7 @@
 """Processes that train.py starts: all that `accelerate launch --cpu --num_processes 2` was asked for, which starts one
 only and leaves more to MPI; and one that outlives the cell of a notebook."""
 
+import errno
 import math
 import os
 import signal
@@ -11,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # set by torchrun or by an MPI
 LAUNCHERS = ("launch", "accelerate-launch", "accelerate.commands.launch")  # accelerate launch, and its other names
 TRAIN = "import sys; from fastgan.cli import train_main; sys.exit(train_main())"
 HANG_UP = [getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name)]  # a closed terminal
+UNREAD = {errno.EPIPE, errno.EIO} | ({errno.EINVAL} if os.name == "nt" else set())  # nobody reads a stream any more
 PATIENCE = 30  # seconds that the other processes get to end by themselves after one has failed
 
 
@@ -28,6 +31,38 @@ def handling(handlers: Mapping[int, Callable]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Lasting:
+    """A text stream that can still be written to when nobody reads it any more: its terminal has closed, or what its
+    text went through has ended, as `| tee` does at Ctrl-C.
+
+    Args:
+        stream: where text goes.
+        unread: called when text has found nobody.
+    """
+
+    def __init__(self, stream: TextIO, unread: Callable[[], None]):
+        self._stream, self._unread = stream, unread
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        self._try(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, call: Callable, *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except OSError as error:
+            if error.errno not in UNREAD:
+                raise
+            with open(os.devnull, "w") as nowhere:  # where the stream goes from now on, whoever writes to it
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+            self._unread()
 
 
 def train_command() -> str:

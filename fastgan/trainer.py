@@ -8,14 +8,13 @@ killed one would have gone, and two processes draw exactly what one process that
 import dataclasses
 import importlib.util
 import math
-import os
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ from fastgan.files import (
 )
 from fastgan.finetune import open_base
 from fastgan.hub import save_model
-from fastgan.launch import HANG_UP, handling, train_command
+from fastgan.launch import HANG_UP, Lasting, handling, train_command
 from fastgan.learners import Learners
 from fastgan.models import Generator
 from fastgan.pixels import to_uint8
@@ -469,19 +468,19 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal stop the run after the step at hand; Ctrl-C again at once."""
+        """Ctrl-C, SIGTERM, a closed terminal and output that nobody reads stop the run after the step at hand; Ctrl-C
+        again at once."""
+
+        def wish_to_stop():
+            self.wish = max(self.wish, Stop.INTERRUPTED)
 
         def interrupt(number, frame):
-            if number in HANG_UP and os.name != "nt":  # there it may be Ctrl-Break too
-                with open(os.devnull, "w") as nowhere:  # what would still be said has nowhere to go
-                    for stream in (sys.stdout, sys.stderr):
-                        if stream.isatty():
-                            os.dup2(nowhere.fileno(), stream.fileno())
             if self.saved:
                 raise KeyboardInterrupt(f"Stopped and saved at {self.state.kimg:.2f} kimg. Go on with: {self.command}")
             if self.pressed and number == signal.SIGINT:
                 raise KeyboardInterrupt("Stopped at once; the last checkpoint is whole.")
-            self.pressed, self.wish = True, max(self.wish, Stop.INTERRUPTED)
+            self.pressed = True
+            wish_to_stop()
             self.say("Stopping after this step and saving; press Ctrl-C again to stop without saving")
 
         if threading.current_thread() is not threading.main_thread():  # where nobody can set handlers
@@ -489,7 +488,9 @@ class Trainer:
             return
         # nohup has a closed terminal ignored, and so it stays.
         closed = [number for number in HANG_UP if signal.getsignal(number) != signal.SIG_IGN]
-        with handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM, *closed), interrupt)):
+        output, errors = (Lasting(stream, wish_to_stop) for stream in (sys.stdout, sys.stderr))
+        handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, *closed), interrupt)
+        with redirect_stdout(output), redirect_stderr(errors), handling(handlers):
             yield
 
     def _decide(self) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -90,12 +91,21 @@ def pixels(data: bytes | str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data) if isinstance(data, bytes) else data))
 
 
+def free_port() -> int:
+    """A port that nobody listens on, from below those that systems give to whoever asks for any.
+
+    So nothing that starts meanwhile is given it before the page takes it.
+    """
+    while True:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port := random.randrange(11_000, 30_000)))
+            return port
+
+
 @contextmanager
 def app_running(*arguments: str, env: dict[str, str], log: Path):
     """`fastgan app` with these arguments; gives its address, and ends it afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     temporary = log.parent / "temporary"
     temporary.mkdir(exist_ok=True)
     env = {**os.environ, **env, "PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(temporary), "TMPDIR": str(temporary)}

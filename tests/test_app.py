@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 import fastgan
 from fastgan.projection import decode_latent
 from fastgan.sampling import draw, interpolate, mix_grid, seeded_inputs, to_pil, walk
-from tests.app_server import app_running, pixels, push
+from tests.app_server import app_running, make_model, pixels, push
 from tests.browsers import needs_browser, visitor
 from tests.sign_in import SignIn
 
@@ -50,10 +50,19 @@ def wait_for_film(page) -> dict:
     )
 
 
-def unfold(page, title: str) -> None:
-    """Open a part of the page; Gradio empties a field that is filled in the milliseconds before it settles."""
+def unfold(page, title: str, field) -> None:
+    """Open a part of the page, and wait for a field in it: Gradio sets what it holds a frame later."""
     page.get_by_text(title).click()
-    page.evaluate("() => new Promise((done) => requestIdleCallback(done))")
+    field.wait_for()
+    page.evaluate("() => new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(d))))")
+
+
+def continue_late(page, late: list) -> None:
+    """Let requests go on that a test has held back, once there are any."""
+    while not late:
+        page.wait_for_timeout(20)
+    for route in late:
+        route.continue_()
 
 
 def upload(page, button: str, path: Path) -> None:
@@ -65,6 +74,7 @@ def upload(page, button: str, path: Path) -> None:
 def open_page(page, address: str) -> None:
     page.goto(address)
     count_of(page, "#pictures .thumbnail-item img", 16)
+    page.wait_for_function("() => window.fastganDrawn")  # the model is described after its pictures are there
 
 
 # ---------------------------------------------------------------------- sample
@@ -87,8 +97,7 @@ def test_the_first_look_is_seen_without_a_script_and_goes_when_the_gallery_is_th
     page.wait_for_function("() => document.querySelectorAll('#first-look img')[15]?.naturalWidth === 64")
     page.wait_for_timeout(200)
     assert page.locator("#pictures").count() == 0
-    for route in late:
-        route.continue_()
+    continue_late(page, late)
     count_of(page, "#pictures .thumbnail-item img", 16)
     page.wait_for_selector("#first-look", state="detached")
     page.wait_for_function("() => window.fastganDrawn")
@@ -104,8 +113,7 @@ def test_who_acts_before_the_pictures_are_there_gets_the_page(app, page):
     page.keyboard.press("Tab")
     page.wait_for_selector("#first-look", state="detached")
     assert page.locator("#pictures img").count() == 0
-    for route in late:
-        route.continue_()
+    continue_late(page, late)
     count_of(page, "#pictures .thumbnail-item img", 16)
 
 
@@ -268,7 +276,7 @@ def test_a_film_goes_straight_with_a_held_style_and_comes_as_a_gif(app, page, ap
 
 
 # The page itself looks, and stops the film at the second frame that it shows: a test that asks from outside
-# may come too late for a film that a quick machine makes in a second.
+# may come too late.
 STOP_AT_THE_SECOND_FRAME = """
 const shown = new Set();
 new MutationObserver(() => {
@@ -280,9 +288,11 @@ new MutationObserver(() => {
 """
 
 
-def test_a_film_is_watched_while_it_is_made_and_can_be_stopped(app, page):
+def test_a_film_is_watched_while_it_is_made_and_can_be_stopped(app, page, app_hub, tmp_path):
+    make_model(tmp_path / "model", size=256, ngf=16)
+    slow = push(app_hub, tmp_path / "model", "fastgan-slow")
     page.add_init_script(STOP_AT_THE_SECOND_FRAME)
-    page.goto(f"{app}?tab=interpolate&keys=0-4&between=120")
+    page.goto(f"{app}?model={slow}&tab=interpolate&keys=0-4&between=120")
     page.wait_for_function("() => document.querySelector('#film-told')?.innerText.includes('Stopped')")
     before = page.locator("#frame img").get_attribute("src")
     page.wait_for_timeout(1000)
@@ -327,8 +337,9 @@ def test_an_uploaded_picture_is_found_in_the_model_and_mixed(app, page, app_gene
     app_generator.sample([777])[0].resize((80, 80)).save(tmp_path / "mine.jpg")
     page.goto(f"{app}?tab=mix&content=1&style=2")
     page.wait_for_selector("#pair img")
-    unfold(page, "A picture of your own")
-    page.get_by_label("number input for Steps of the search").fill("20")
+    steps = page.get_by_label("number input for Steps of the search")
+    unfold(page, "A picture of your own", steps)
+    steps.fill("20")
     upload(page, "#upload", tmp_path / "mine.jpg")
     page.wait_for_function("() => document.querySelector('#project-told').innerText.startsWith('Found')")
     code = page.locator("#code textarea, #code input").first.input_value()
@@ -344,8 +355,9 @@ def test_a_search_can_be_stopped(app, page, tmp_path):
     Image.effect_noise((64, 64), 80).save(tmp_path / "noise.png")
     page.goto(f"{app}?tab=mix")
     page.wait_for_selector("#pair img")
-    unfold(page, "A picture of your own")
-    page.get_by_label("number input for Steps of the search").fill("400")
+    steps = page.get_by_label("number input for Steps of the search")
+    unfold(page, "A picture of your own", steps)
+    steps.fill("400")
     upload(page, "#upload", tmp_path / "noise.png")
     page.wait_for_selector("#projected img")
     page.locator("#stop-project").click()
@@ -375,8 +387,9 @@ def test_sliders_move_the_picture_and_the_strip_shows_it_step_by_step(app, page,
 def test_names_of_directions_are_saved_and_loaded(app, page, tmp_path):
     page.goto(f"{app}?tab=explore")
     page.wait_for_selector("#explored img")
-    unfold(page, "Names of the directions")
-    page.get_by_role("textbox", name="Direction 2").fill("smile")
+    second = page.get_by_role("textbox", name="Direction 2")
+    unfold(page, "Names of the directions", second)
+    second.fill("smile")
     page.wait_for_function("() => document.querySelector('#d2').innerText.includes('smile')")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the names").click()
@@ -428,12 +441,21 @@ def test_a_link_shows_the_same_pictures_to_somebody_else(app, browser, page):
         assert all(np.array_equal(a, b) for a, b in zip(shown(page), shown(other), strict=True))
 
 
+# For a second and a half the button says so.
+WATCH_FOR_COPIED = """() => {
+    const button = document.getElementById("copy-link");
+    new MutationObserver(() => { window.saidCopied ||= button.textContent === "Copied"; })
+        .observe(button, {childList: true, characterData: true, subtree: true});
+}"""
+
+
 def test_a_copied_link_names_the_commit(app, browser, app_repo, app_hub):
     with visitor(browser, permissions=["clipboard-read", "clipboard-write"]) as page:
         page.goto(f"{app}?seed=40&count=1")
         page.wait_for_selector("#pictures img[alt='seed 40']")
+        page.evaluate(WATCH_FOR_COPIED)
         page.get_by_role("button", name="Copy link").click()
-        page.get_by_role("button", name="Copied").wait_for()
+        page.wait_for_function("() => window.saidCopied")
         link = page.evaluate("navigator.clipboard.readText()")
         commit = HfApi(app_hub.endpoint).model_info(app_repo).sha
         assert parse_qs(urlsplit(link).query) == {"model": [f"{app_repo}@{commit}"], "seed": ["40"], "count": ["1"]}
@@ -466,7 +488,7 @@ def test_an_oversized_upload_is_refused(app, page, tmp_path):
     (tmp_path / "big.png").write_bytes(bytes(21 * 10**6))
     page.goto(f"{app}?tab=mix")
     page.wait_for_selector("#pair img")
-    unfold(page, "A picture of your own")
+    unfold(page, "A picture of your own", page.locator("#upload"))
     upload(page, "#upload", tmp_path / "big.png")
     page.locator(".toast-body").first.wait_for()
     assert "size" in complaint(page)

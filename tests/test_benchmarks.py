@@ -3,12 +3,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+from tests.commands import PATIENCE, ROOT
+
 TINY = ["--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "4", "--recipe", "paper"]
 SHORTEST = ["--rounds", "2", "--seconds", "0.01"]
 
@@ -17,7 +17,7 @@ def printed(script: str, *flags: str) -> str:
     """What a benchmark prints."""
     done = subprocess.run(
         [sys.executable, f"benchmarks/{script}", *flags],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

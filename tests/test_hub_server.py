@@ -234,7 +234,7 @@ def test_a_commit_whose_answer_is_lost_was_made_all_the_same(hub, api, pushed):
 
 
 def test_a_slow_answer_runs_into_the_clients_time_limit(hub, api, pushed, tmp_path):
-    hub.slow("/config.json|/api/models", seconds=0.3, times=2)
+    hub.slow("/config.json|/api/models", seconds=3, times=2)
     with pytest.raises(httpx2.TimeoutException):
         api.model_info(REPO, timeout=0.1)
     assert api.hf_hub_download(REPO, "config.json", cache_dir=tmp_path, etag_timeout=0.1)

@@ -5,6 +5,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,8 @@ from fastgan.trainer import train
 from fastgan.watch import best_of, evaluations, read_log
 from tests.commands import PATIENCE, ROOT, wait_for
 from tests.runs import GROWING, TINY, assert_equal, newest, refusal
+
+needs_terminals = pytest.mark.skipif(not hasattr(os, "forkpty"), reason="there are no such terminals there")
 
 
 @pytest.mark.parametrize("recipe", ["paper", "projected"])
@@ -101,28 +105,65 @@ def test_what_ends_a_run_from_outside_saves_and_says_how_to_go_on(tmp_path, cach
     assert len(checkpoints_in(run / "checkpoints")) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "forkpty"), reason="notebooks give cells no such terminal there")
-def test_a_cell_of_a_notebook_that_is_stopped_saves_though_it_is_killed(tmp_path, cache_dir, pictures):
+def test_a_run_whose_output_nobody_reads_any_more_saves_when_stopped(tmp_path, cache_dir, pictures, start):
     run = tmp_path / "run"
-    flags = ["--dataset", pictures, "--cache-dir", cache_dir, *TINY, "--max-minutes", "5", "--output-dir", str(run)]
-    pid, terminal = os.forkpty()
-    if not pid:
-        os.chdir(ROOT)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "JPY_PARENT_PID": "1"}
-        os.execve(sys.executable, [sys.executable, "train.py", *flags], environment)
-    deadline = time.monotonic() + PATIENCE
-    while not (run / "log.jsonl").exists() and time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.1)[0]:
-            os.read(terminal, 10_000)
-    os.write(terminal, b"\x03")
-    time.sleep(0.5)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    os.close(terminal)
-    while not (run / "report.html").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(checkpoints_in(run / "checkpoints")) == 1
+    limit = ("--max-minutes", "5")
+    process = start("--dataset", pictures, "--cache-dir", cache_dir, *TINY, *limit, "--output-dir", str(run))
+    wait_for(lambda: (run / "log.jsonl").exists(), process)
+    process.stdout.close()  # as of `| tee`, which Ctrl-C ends too
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
     assert fastgan.from_pretrained(run).config.level == 32
+    assert len(checkpoints_in(run / "checkpoints")) == 1
+
+
+class InATerminal:
+    """A run of train.py in a terminal of its own, once it has begun."""
+
+    def __init__(self, run: Path, *flags: str, **environment: str):
+        self.run, self.said, self.deadline = run, b"", time.monotonic() + PATIENCE
+        self.pid, self.terminal = os.forkpty()
+        if not self.pid:
+            os.chdir(ROOT)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+            os.execve(sys.executable, [sys.executable, "train.py", *flags, "--output-dir", str(run)], environment)
+        self.read_until(lambda: (run / "log.jsonl").exists())
+
+    def read_until(self, done: Callable[[], bool]) -> None:
+        """What nobody reads would fill the terminal, and stop the run."""
+        while not done() and time.monotonic() < self.deadline:
+            if select.select([self.terminal], [], [], 0.1)[0]:
+                self.said += os.read(self.terminal, 10_000)
+
+    def check_saved(self) -> None:
+        """Wait until it is complete."""
+        while not (self.run / "report.html").exists() and time.monotonic() < self.deadline:
+            time.sleep(0.1)
+        assert len(checkpoints_in(self.run / "checkpoints")) == 1
+        assert fastgan.from_pretrained(self.run).config.level == 32
+
+
+@needs_terminals
+def test_a_run_whose_terminal_closes_saves(tmp_path, cache_dir, pictures):
+    flags = ["--dataset", pictures, "--cache-dir", cache_dir, *TINY, "--max-minutes", "5"]
+    process = InATerminal(tmp_path / "run", *flags)
+    os.close(process.terminal)
+    process.check_saved()
+    assert os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1]) == 130
+
+
+@needs_terminals
+def test_a_cell_of_a_notebook_that_is_stopped_saves_though_it_is_killed(tmp_path, cache_dir, pictures):
+    flags = ["--dataset", pictures, "--cache-dir", cache_dir, *TINY, "--max-minutes", "5"]
+    cell = InATerminal(tmp_path / "run", *flags, JPY_PARENT_PID="1")
+    os.write(cell.terminal, b"\x03")
+    cell.read_until(lambda: b"complete in a moment" in cell.said)
+    time.sleep(0.5)
+    os.kill(cell.pid, signal.SIGKILL)
+    os.waitpid(cell.pid, 0)
+    os.close(cell.terminal)
+    cell.check_saved()
 
 
 def test_a_run_killed_before_its_first_checkpoint_can_be_begun_anew(tiny, tmp_path, capsys):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fastgan.errors import UserError
 from fastgan.streaming import stream_batches
+from tests.commands import PATIENCE
 from tests.hub_server.server import HubServer
 from tests.pictures import RED, close, encoded
 
@@ -220,7 +221,7 @@ def on_hub(environment, *calls):
     """What load_pictures or stream_batches answer to each call, in a process that knows the local Hub."""
     script = [sys.executable, "-c", HUB_SCRIPT]
     lines = "".join(json.dumps(call) + "\n" for call in calls)
-    run = subprocess.run(script, input=lines, env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(script, input=lines, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
 

@@ -1,6 +1,5 @@
 """Pictures of one's own → dataset → training → model → fine-tuning → Space, with a Hub between all of them."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -10,8 +9,8 @@ import pytest
 from gradio_client import Client
 from PIL import Image
 
-from tests.app_server import STARTS_WITHIN, answers
-from tests.commands import EMOJI, ROOT, TOGETHER, end, run_python
+from tests.app_server import STARTS_WITHIN, answers, free_port
+from tests.commands import EMOJI, PATIENCE, ROOT, TOGETHER, end, run_python
 
 TINY = ["--size=32", "--ngf=4", "--z-dim=16", "--batch-size=8", "--max-steps=2", "--eval-images=0"]
 LAUNCH = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
@@ -32,7 +31,7 @@ def somebody(hub, tmp_path):
     def run(*command: object) -> str:
         done = subprocess.run(
             [sys.executable, *map(str, command)],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
         return done.stdout
@@ -69,9 +68,7 @@ def test_from_a_folder_of_pictures_to_a_page_that_draws(hub, somebody, tmp_path)
     for name, content in hub.repo_files("tester/demo", "spaces").items():
         (space / name).parent.mkdir(parents=True, exist_ok=True)
         (space / name).write_bytes(content)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = hub.env(tmp_path / "visitor", "") | {
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),

@@ -153,7 +153,7 @@ def add_seed(tab: str, replace: bool) -> str:
     """JavaScript that adds a seed to a field of a tab, or puts it there alone; the tab is to be drawn anew."""
     together = "String(seed)" if replace else 'text.trim() ? text + "," + seed : String(seed)'
     return f"""(text, seed) => {{
-        delete window.fastganDrawn["{tab}"];
+        delete window.fastganDrawn?.["{tab}"];
         return {together};
     }}"""
 
