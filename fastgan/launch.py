@@ -1,5 +1,6 @@
 """Processes that train.py starts: all that `accelerate launch --cpu --num_processes 2` was asked for, which starts one
-only and leaves more to MPI; and one that outlives the cell of a notebook."""
+only and leaves more to MPI; and one that outlives the cell of a notebook. And how a run hears signals, and can go on
+speaking when nobody reads it."""
 
 import errno
 import math

@@ -16,7 +16,7 @@ def test_tags_that_are_never_closed_cost_no_more_than_other_text():
     bomb = "".join(f"<b x={i}>" for i in range(3000)) + "\n\n" + "<p>x</b>" * 6000
     started = time.process_time()
     card = read_card(bomb)
-    assert time.process_time() - started < 20 and len(card.html) < 10 * len(bomb)
+    assert time.process_time() - started < 2 and len(card.html) < 10 * len(bomb)
     assert read_card(MOST_TAGS // 2 * "<b>x</b>").html.count("<b>") == MOST_TAGS // 2
 
 
@@ -27,14 +27,14 @@ def test_metadata_that_repeats_itself_by_name_is_left_aside():
     lines.append(f"model-index: [{{name: m, results: [{result}]}}]")
     started = time.process_time()
     card = read_card("\n".join(["---", *lines, "---", "# Text"]))
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 2
     assert "<h1>Text</h1>" in card.html and card.figures == []
 
 
 def test_metadata_that_is_nested_deeply_is_left_aside():
     started = time.process_time()
     card = read_card("---\na: " + "[" * 50_000 + "\n---\n# Text")
-    assert time.process_time() - started < 20 and "<h1>Text</h1>" in card.html
+    assert time.process_time() - started < 2 and "<h1>Text</h1>" in card.html
 
 
 def test_the_clean_up_goes_on_while_files_are_added(tmp_path, monkeypatch):
