@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def load_pictures(
     revision: str | None = None,
     fit: str = "crop",
     background: str = "white",
-    cache_dir: Path | None = None,
+    cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Pictures:
     """Every picture of a dataset, prepared; from the cache when the same was asked for before.
@@ -94,7 +95,7 @@ def _hash(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def cache_folder(cache_dir: Path | None) -> Path:
+def cache_folder(cache_dir: str | os.PathLike | None) -> Path:
     """The folder for prepared pictures and their features, made; `fastgan` in the Hugging Face home when not given.
 
     Raises:

@@ -1,7 +1,8 @@
 """A model and a dataset to figures: what `fastgan evaluate` measures, writes and shows."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,11 @@ class Evaluation:
     alike: list[Alike]  # the drawn pictures that come nearest to training pictures, under the first network
     weights: str | None = None  # sha256 of model.safetensors, for a local model
     training: bool = True  # whether these are the pictures that it learned from, as far as is known
-    version: str = field(default=__version__)
+    version: str = __version__
 
     def to_dict(self) -> dict[str, Any]:
         """What metrics.json holds."""
-        alike = [{"seed": a.seed, "training": a.training, "distances": a.distances} for a in self.alike]
+        alike = [asdict(one) for one in self.alike]
         return {
             "fastgan": self.version,
             "dataset": self.source,
@@ -88,7 +89,7 @@ def evaluate(
     seeds: str | None = None,
     psi: float = 1.0,
     teachers: Sequence[str] | None = None,
-    cache_dir: Path | None = None,
+    cache_dir: str | os.PathLike | None = None,
     folder: Path | None = None,
     trained_on: str | None = None,
     progress: bool = False,
@@ -187,7 +188,7 @@ class Evaluator:
         pictures: data.Pictures,
         images: int,
         teachers: Sequence[str] = (),
-        cache_dir: Path | None = None,
+        cache_dir: str | os.PathLike | None = None,
         device: torch.device | str = "cpu",
     ):
         self.pictures, self.seeds, self.teachers, self.device = pictures, range(images), teachers, device

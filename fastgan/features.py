@@ -76,7 +76,6 @@ class FeatureNetwork(nn.Module):
         if name not in SCALES:
             raise UserError(f"feature network: no {name!r}, choose one of {', '.join(SCALES)}")
         width, depth, self.side = SCALES[name]
-        self.name = name
         self.stem = SameConv2d(3, 32, 3, stride=2)
         rows, channels = [], 32
         for i, row in enumerate(ROWS):

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -45,7 +44,7 @@ class Feed:
             pictures = data.load_pictures(
                 config.dataset,
                 **self._options(),
-                cache_dir=Path(config.cache_dir) if config.cache_dir else None,
+                cache_dir=config.cache_dir,
                 progress=True,  # shown by the process that prepares them, while the others of this disk wait
             )
         except data.NoRoom as error:

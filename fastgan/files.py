@@ -32,6 +32,7 @@ REPORT_FILE = "report.html"
 SKIPPED_FILE = "skipped.tsv"
 LOCK_FILE = ".lock"  # there while a run goes on
 SAMPLES_FILE = "samples.png"
+RECONSTRUCTION_FILE = "reconstruction.png"  # what D's decoders make of real pictures, shown as well
 STYLE_MIX_FILE = "style_mix.png"
 WALK_FILE = "interpolation.mp4"
 SAMPLES = "samples"  # folder of the grids over time

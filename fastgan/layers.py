@@ -1,5 +1,7 @@
 """The parts that both networks are built from (arXiv:2101.04775, sec. 3)."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -100,10 +102,8 @@ class NoiseInjection(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """x: [B, C, H, W]; noise: [B, 1, H, W], standard normal, drawn here when not given."""
-        if noise is None:
-            noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """x: [B, C, H, W]; noise: [B, 1, H, W], standard normal."""
         return x + (self.weight * noise).to(x.dtype)  # or single precision would spread through a half-precision map
 
 
@@ -195,8 +195,8 @@ class NoisyUpBlock(nn.Module):
         self.noise2 = NoiseInjection()
         self.norm2 = batch_norm(2 * out_channels)
 
-    def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
-        first, second = noise or (None, None)
+    def forward(self, x: Tensor, noise: list[Tensor]) -> Tensor:
+        first, second = noise
         x = norm_glu(self.norm1, self.noise1(double_conv(x, self.conv1), first))
         return norm_glu(self.norm2, self.noise2(self.conv2(x), second))
 
@@ -246,7 +246,7 @@ class Decoder(nn.Module):
     def __init__(self, in_channels: int, channels: int, doublings: int):
         super().__init__()
         widths = (in_channels, *self.widths[:doublings])
-        self.up = nn.ModuleList(UpBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(UpBlock(a, b) for a, b in itertools.pairwise(widths))
         self.to_image = conv(widths[-1], channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -291,7 +291,7 @@ class _Inception(MetricNetwork):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(to_uint8(_finite(to_rgb(to_float(images)))))[0]
+        return self.network(to_uint8(to_rgb(to_float(images))))[0]
 
 
 def feature_network(name: str) -> MetricNetwork:

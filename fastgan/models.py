@@ -133,12 +133,12 @@ class Generator(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.to_full.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What its weights are, and what it computes in."""
-        return self.to_full.weight.dtype
+        return next(self.parameters()).dtype
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """A discriminator that looks through a frozen ImageNet network (arXiv:2111.01007), and at the pixels beside it."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -33,9 +34,9 @@ class MixedFeatures(nn.Module):
     weights follow from a seed of their own, so nothing here is trained or saved.
     """
 
-    def __init__(self, name: str = "efficientnet-lite0"):
+    def __init__(self):
         super().__init__()
-        self.network = load_features(name)
+        self.network = load_features("efficientnet-lite0")
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             self.across_channels = nn.ModuleList(nn.Conv2d(n, MIXED, 1) for n in self.network.channels)
@@ -188,7 +189,7 @@ class ProjectedDiscriminator(nn.Module):
                 self.heads.append(self._head(side // stride))
         widths = [3 if config.channels != 1 else 1, PIXEL, 2 * PIXEL, 4 * PIXEL, 8 * PIXEL]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in itertools.pairwise(widths):
             layers += [spectral_norm(nn.Conv2d(a, b, 4, 2, 1)), nn.LeakyReLU(0.2)]
         self.pixels = nn.Sequential(*layers, spectral_norm(nn.Conv2d(widths[-1], 1, 3, 1, 1)))
 

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,7 +21,9 @@ from fastgan.files import (
     BEST,
     CONFIG_FILE,
     LOG_FILE,
+    METRICS_FILE,
     NEAREST_FILE,
+    RECONSTRUCTION_FILE,
     REPORT_FILE,
     SAMPLES,
     SAMPLES_FILE,
@@ -109,7 +112,7 @@ def _facts(folder: Path, settings: TrainConfig, log: Sequence[Mapping[str, Any]]
         "figures": _figures(folder),
         "measured": measured[-1] if measured else None,
         "nearest": _embed(folder / NEAREST_FILE, 2 * GRID_SIDE),
-        "reconstruction": _embed(folder / "reconstruction.png", 2 * GRID_SIDE) if measured or log else None,
+        "reconstruction": _embed(folder / RECONSTRUCTION_FILE, 2 * GRID_SIDE) if measured or log else None,
         "groups": _settings_groups(settings),
         "best": best if has_best else None,
         "commands": _commands(where, settings, best, last, has_best),
@@ -369,7 +372,7 @@ def _tiles(log: Sequence[Mapping], measured: Sequence[Mapping], best: Mapping | 
             tiles.append(_tile("Copies", f"{100 * last['near_share']:.0f} %", "5 % would be chance"))
     rates = [line["images_per_second"] for line in log if "images_per_second" in line]
     if rates:
-        tiles.append(_tile("Images per second", _short(sorted(rates)[len(rates) // 2]), "median, in training"))
+        tiles.append(_tile("Images per second", _short(statistics.median_high(rates)), "median, in training"))
     return tiles
 
 
@@ -379,7 +382,7 @@ def _tile(label: str, value: str, note: str) -> dict[str, str]:
 
 def _figures(folder: Path) -> dict[str, Any] | None:
     """metrics.json as a table, and whether the model has changed since; None where `fastgan evaluate` never ran."""
-    from fastgan.evaluation import METRICS_FILE, figure, rows_of
+    from fastgan.evaluation import figure, rows_of
 
     try:
         found = read_json(folder / METRICS_FILE)

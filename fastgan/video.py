@@ -1,5 +1,6 @@
 """Frames to files: MP4 that every browser plays, GIF, animated WebP. Each is written whole or not at all."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -157,4 +158,4 @@ def _opaque(picture: Image.Image) -> Image.Image:
 def _durations(count: int, fps: float, step: int = 1) -> list[int]:
     """How long each frame lasts, in whole steps of milliseconds that add up to the rate."""
     ends = [round(1000 * (i + 1) / fps / step) * step for i in range(count)]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]

@@ -1,4 +1,5 @@
 import html.parser
+import itertools
 import json
 import re
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_grids_are_few_and_lie_closer_where_more_happens(run):
     times = [float(time) for time in re.findall(r"<figcaption>([\d.]+) kimg", text)]
     assert 6 <= len(times) <= 8
     assert (times[0], times[-1]) == (0.16, 3.2)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert gaps[0] < gaps[-1]
 
 
