@@ -43,8 +43,8 @@ def translation(x: Tensor, ratio: float = 0.125, places: int | None = None) -> T
     rows = torch.arange(height, device=x.device) + reach_y + dy  # [B, H]
     columns = torch.arange(width, device=x.device) + reach_x + dx  # [B, W]
     picture = torch.arange(batch, device=x.device)[:, None, None]
-    # Indexing with three tensors around a slice puts the channels last.
-    return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    # Where the device likes them so: on MPS the backward pass of pooling reads gradients in the wrong order otherwise.
+    return fast.channels_last(padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2))
 
 
 def _padded(x: Tensor, pad: tuple[int, int, int, int]) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
 from fastgan.checkpoints import RunState, load_checkpoint, save_checkpoint
@@ -82,6 +83,7 @@ class Learners:
         """Free what :meth:`build` made."""
         del self.players, self.objective, self.ema
         self.accelerator.free_memory()
+        clear_device_cache(garbage_collection=True)  # of what only Accelerate still held
 
     def rehearse(self, level: int) -> None:
         """One step at full size on blank pictures, forgotten at once: too little memory is said now, not later."""

@@ -68,9 +68,14 @@ class Processes:
             )
             if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
                 raise ValueError("a CPU does not compute in it; bf16 or no will do")
+            # Accelerate lets older GPUs have it, which have it emulated and without convolutions.
+            on_gpu = accelerator.mixed_precision == "bf16" and accelerator.device.type == "cuda"
+            if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise ValueError("this GPU does not compute in it; fp16 or no will do")
         except ValueError as error:  # a precision that this device doesn't have
+            asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "fp16")
             self._forget_accelerate()
-            precision = "fp16" if config.mixed_precision == "auto" else config.mixed_precision
+            precision = asked if config.mixed_precision == "auto" else config.mixed_precision
             raise UserError(f"--mixed-precision {precision}: {error}") from None
         return accelerator
 
