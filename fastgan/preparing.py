@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub.errors import HTTPError
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from fastgan.errors import UserError
 
+CONNECTION_ERRORS = (HTTPError, ConnectionError, TimeoutError)  # of a picture that has to be fetched
 PREPARATION_VERSION = 1  # raise it whenever prepare() gives other pixels, so that no stale cache is used
 MIN_SIDE = 16  # pixels; a picture with a shorter side teaches nothing
 # Formats that Pillow reads by itself. EPS is left out: Pillow hands it to an external interpreter.
@@ -205,6 +207,8 @@ def _decode(read: Callable[[dict], bytes | Path], row: dict, how: Preparation) -
         return "not a picture, or damaged at its start"
     except Image.DecompressionBombError:
         return f"more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels"
+    except CONNECTION_ERRORS:  # says nothing of the picture
+        raise
     except Exception as error:  # Pillow's decoders fail on damaged files with almost any exception
         return f"damaged: {getattr(error, 'strerror', None) or error or type(error).__name__}"
 

@@ -19,13 +19,19 @@ from typing import Any, NoReturn, Protocol
 from PIL import Image
 
 from fastgan.config import is_pattern
-from fastgan.errors import NO_FOLDER, UserError
+from fastgan.errors import BAD_TOKEN, NO_FOLDER, UserError
 from fastgan.files import SETTINGS_FILE
 from fastgan.preparing import FORMATS, Refused
 
 ZIP_ENTRY_BYTES = 2**29  # an entry of a .zip that says it is larger is skipped
 UNREADABLE = {".heic": "HEIC", ".heif": "HEIF"}  # what phones make and Pillow can't read: said, not ignored
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
+
+
+def unreadable(name: str) -> str | None:
+    """Why no picture with such a name can be read; None where it may be."""
+    kind = UNREADABLE.get(PurePosixPath(name).suffix.lower())
+    return kind and f"{kind} can't be read here; save it as JPEG or PNG"
 
 
 class Source(Protocol):
@@ -68,8 +74,8 @@ class _Files:
         return row["name"]
 
     def read(self, row: dict) -> bytes | Path:
-        if kind := UNREADABLE.get(PurePosixPath(row["name"]).suffix.lower()):
-            raise Refused(f"{kind} can't be read here; save it as JPEG or PNG")
+        if reason := unreadable(row["name"]):
+            raise Refused(reason)
         return self._content(row["name"])
 
 
@@ -358,12 +364,19 @@ def _hub_info(dataset: str, revision: str | None) -> Any:
         raise UserError(f"--dataset {dataset}: neither a file or folder here nor a Hub id like user/name") from None
     # HTTPError is the base of HfHubHTTPError and comes bare when there is no connection at all.
     except (OSError, errors.HTTPError) as error:
+        if _status(error) == 401:
+            raise UserError(f"--dataset {dataset}: {BAD_TOKEN}") from None
         raise Unreachable(_one_line(error)) from None
 
 
 @contextmanager
-def plain_errors(dataset: str) -> Iterator[None]:
-    """Turns what `datasets` raises while it finds, fetches and reads a dataset into a UserError of one line."""
+def plain_errors(dataset: str, begun: bool = False) -> Iterator[None]:
+    """Turns what `datasets` raises while it finds, fetches and reads a dataset into a UserError of one line.
+
+    Args:
+        dataset: its name, for the message.
+        begun: whether some of it was read before.
+    """
     from datasets.exceptions import DatasetsError
     from huggingface_hub import errors
 
@@ -371,17 +384,24 @@ def plain_errors(dataset: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (DatasetsError, errors.HTTPError, OSError, ValueError) as error:
+    # RuntimeError: a repository with a loading script, which is never run; ImportError: a format that needs a package.
+    except (DatasetsError, errors.HTTPError, OSError, ValueError, RuntimeError, ImportError) as error:
         if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in (error, error.__cause__)):
             raise UserError(f"--dataset {dataset}: the disk is full; HF_HOME can name another one") from error
         if isinstance(error, ConnectionError | errors.HTTPError):
-            raise UserError(
-                f"--dataset {dataset}: the Hub can't be reached, and this was not fetched before ({_one_line(error)})"
-                f"{NO_FOLDER}"
-            ) from error
+            if _status(error) == 401:
+                raise UserError(f"--dataset {dataset}: {BAD_TOKEN}") from error
+            more = "" if begun else f", and this was not fetched before ({_one_line(error)}){NO_FOLDER}"
+            more = more or f" any more ({_one_line(error)})"
+            raise UserError(f"--dataset {dataset}: the Hub can't be reached{more}") from error
         if isinstance(error, ValueError) and str(error).startswith(("BuilderConfig", "Config name")):
             raise UserError(f"--dataset-config: {_one_line(error)}") from error
         raise UserError(f"--dataset {dataset}: can't be read ({_one_line(error.__cause__ or error)})") from error
+
+
+def _status(error: BaseException) -> int | None:
+    """What the Hub answered, where it is an answer of the Hub."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _one_line(error: BaseException) -> str:

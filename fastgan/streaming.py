@@ -70,20 +70,21 @@ class _WorkerBatches(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[tuple[str, str]], str]]:
         try:
-            with plain_errors(self.found.facts["dataset"]):
+            with plain_errors(self.found.facts["dataset"], begun=True):
                 yield from self._passes()
         except UserError as error:  # raised here, its one line would reach the person inside a worker's traceback
             yield torch.empty(0), [], str(error)
 
     def _passes(self) -> Iterator[tuple[Tensor, list[tuple[str, str]], str]]:
-        pictures, skipped, seen = [], [], 0
+        pictures, skipped = [], []
         for number in itertools.count():
+            seen = False
             for row, picture in decode_all(self.found.read, self.rows(number), self.how, STREAM_THREADS):
                 if isinstance(picture, str):
                     if number == 0:  # later passes meet the same again
                         skipped.append((self.found.label(row) or "a row", picture))
                     continue
-                seen += 1
+                seen = True
                 pictures.append(torch.from_numpy(picture.transpose(2, 0, 1).copy()))
                 if len(pictures) == self.share:
                     yield torch.stack(pictures), skipped, ""

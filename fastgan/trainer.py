@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fastgan import fast, sampling, watch
-from fastgan.cards import run_facts, write_run_facts
+from fastgan.cards import SAMPLE_SEEDS, run_facts, write_run_facts
 from fastgan.checkpoints import (
     Best,
     RunState,
@@ -42,6 +42,7 @@ from fastgan.files import (
     BEST,
     CHECKPOINTS,
     LOG_FILE,
+    RECONSTRUCTION_FILE,
     REPORT_FILE,
     SAMPLES,
     SAMPLES_FILE,
@@ -52,6 +53,7 @@ from fastgan.finetune import open_base
 from fastgan.hub import save_model
 from fastgan.launch import HANG_UP, Lasting, handling, train_command
 from fastgan.learners import Learners
+from fastgan.metrics import FEWEST
 from fastgan.models import Generator
 from fastgan.pixels import to_uint8
 from fastgan.processes import Processes
@@ -59,9 +61,8 @@ from fastgan.report import write_report
 from fastgan.run_folder import RunFolder, folder_of
 from fastgan.schedule import Budget, Every
 
-GRID_SEEDS = range(16)
-# In what PyTorch says on MPS, on a CPU, and on a CPU where oneDNN finds no room for a layer.
-NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive")
+# In what PyTorch says on MPS, on a CPU, and where oneDNN, cuDNN or cuBLAS find no room for a layer.
+NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "_STATUS_ALLOC_FAILED")
 AGREE_EVERY = 8  # steps between the moments at which several processes decide together whether to stop
 
 
@@ -123,6 +124,7 @@ class Trainer:
         self.files = RunFolder(self.folder, resume, self.main)
         self.feed = Feed(self.config, self.processes)
         self.trained = False  # whether a step was made since it started
+        self.broken: UserError | None = None  # why there are no more pictures: those of a stream can't be read on
         self.pressed = False  # whether Ctrl-C was pressed
         self.saved = False  # whether the last save is done
         self.warned = False  # that D wins every time
@@ -218,15 +220,19 @@ class Trainer:
         """Let both networks learn from a batch, part by part, and the average follow.
 
         Returns:
-            Whether there was one. Not where SIGTERM has ended the workers of a stream too, as of a whole job.
+            Whether there was one. Not where a stream breaks, or where SIGTERM has ended its workers too, as of a whole
+            job. What is left of a batch counts for nothing then.
         """
-        for part in range(self.config.accumulate):
+        before = self.state.images
+        for _ in range(self.config.accumulate):
             try:
                 real = next(batches)
-            except RuntimeError as error:
-                alone = part == 0 and self.processes.world == 1
-                if not (alone and self.wish == Stop.INTERRUPTED and "DataLoader worker" in str(error)):
+            except (RuntimeError, UserError) as error:
+                ended = self.wish == Stop.INTERRUPTED and "DataLoader worker" in str(error)
+                if self.processes.world > 1 or not (ended or isinstance(error, UserError)):
                     raise
+                self.broken = error if isinstance(error, UserError) else None
+                self.state.images = before
                 return False
             self.train_on(real)
         self.state.steps += 1
@@ -322,14 +328,13 @@ class Trainer:
         config = self.config
         if not self.main or not config.eval_images:
             return None
-        if self.feed.count < 6:
-            self.say("KID is not measured: that needs at least 6 pictures, and not --streaming")
+        if self.feed.count < FEWEST:
+            self.say(f"KID is not measured: that needs at least {FEWEST} pictures, and not --streaming")
             return None
         if config.eval_network in config.teachers:
             self.say(f"--eval-network {config.eval_network} also teaches the model: its figures will flatter it")
-        cache = Path(config.cache_dir) if config.cache_dir else None
-        device = self.accelerator.device
-        return Evaluator(config.eval_network, self.feed.pictures, config.eval_images, config.teachers, cache, device)
+        network, pictures, device = config.eval_network, self.feed.pictures, self.accelerator.device
+        return Evaluator(network, pictures, config.eval_images, config.teachers, config.cache_dir, device)
 
     def _load(self, checkpoints: Sequence[Path]) -> None:
         checkpoint = checkpoints[-1]
@@ -390,7 +395,7 @@ class Trainer:
 
     def draw_samples(self, generator: Generator) -> None:
         """Write the grid of seeds 0 to 15 and what D's decoders make of real pictures."""
-        sheet = sampling.grid(torch.cat(list(sampling.sample(generator, GRID_SEEDS))))
+        sheet = sampling.grid(torch.cat(list(sampling.sample(generator, SAMPLE_SEEDS))))
         drawn = self.folder / SAMPLES / f"{self.state.images:010d}.png"
         write_file(drawn, lambda temporary: sheet.save(temporary))
         write_file(self.folder / SAMPLES_FILE, lambda temporary: shutil.copyfile(drawn, temporary))
@@ -398,7 +403,7 @@ class Trainer:
             size = rows[1].shape[2:]
             rows = [nn.functional.interpolate(row.detach().float(), size=size, mode="area") for row in rows]
             panel = sampling.grid(to_uint8(torch.cat(rows)).cpu(), columns=len(rows[0]))
-            write_file(self.folder / "reconstruction.png", lambda temporary: panel.save(temporary))
+            write_file(self.folder / RECONSTRUCTION_FILE, lambda temporary: panel.save(temporary))
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):  # TensorBoard has to be told where the channels are
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
@@ -527,11 +532,14 @@ class Trainer:
                 f"from before; start anew with a lower --learning-rate, or with --mixed-precision no{not_there}"
             )
         if self.stop == Stop.INTERRUPTED and not self.state.images:
-            raise KeyboardInterrupt(f"Stopped before the first step; {self.folder} holds nothing to go on from")
+            nothing = f"{self.folder} holds nothing to go on from"
+            raise self.broken or KeyboardInterrupt(f"Stopped before the first step; {nothing}")
         if self.stop == Stop.INTERRUPTED:
             size = "" if self.grown else f", still at {self.learners.ema.model.config.width} pixels"
-            at = f"{self.state.kimg:.2f} kimg{size}"
-            raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {self.command}{not_there}")
+            at, way_back = f"{self.state.kimg:.2f} kimg{size}", f"{self.command}{not_there}"
+            if self.broken:
+                raise UserError(f"{self.broken}. Saved at {at}; go on with: {way_back}") from self.broken
+            raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {way_back}")
         self.say(
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
             f"More pictures: fastgan sample {quoted(self.folder)} --seeds 0-63 --grid grid.png"

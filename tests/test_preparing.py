@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from fastgan.errors import UserError
-from fastgan.preparing import Preparation, prepare
+from fastgan.preparing import Preparation, decode_all, prepare
 from tests.pictures import BLUE, GREEN, RED, close, encoded
 
 
@@ -132,3 +132,12 @@ def test_an_unknown_background_is_named():
 def test_an_unknown_fit_is_named():
     with pytest.raises(UserError, match="fit: expected .*, got 'squeeze'"):
         Preparation((32, 32), fit="squeeze")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("reset"), TimeoutError()])
+def test_a_connection_that_breaks_is_no_damaged_picture(error):
+    def read(row):
+        raise error
+
+    with pytest.raises(type(error)):
+        list(decode_all(read, [{"name": "a.png"}], Preparation((32, 32)), threads=1))

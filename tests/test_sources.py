@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastgan.errors import UserError
+from fastgan.errors import BAD_TOKEN, UserError
 from fastgan.streaming import stream_batches
 from tests.commands import PATIENCE
 from tests.hub_server.server import HubServer
@@ -279,6 +279,32 @@ def test_a_hub_dataset_is_read_pinned_cached_and_refused_in_plain_words(folder, 
         (other, "the Hub can't be reached"),
     ):
         assert message in answer["error"] and "\n" not in answer["error"]
+
+
+def test_a_stream_that_is_cut_off_goes_on(folder, tmp_path):
+    with HubServer(tmp_path / "hub") as hub:
+        api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token)
+        api.create_repo("tester/files", repo_type="dataset")
+        api.upload_folder(repo_id="tester/files", repo_type="dataset", folder_path=folder)
+        signed_in = hub.env(tmp_path / "home")
+        hub.cut("GET /cdn/datasets/tester/files", after=20, times=3)
+        [mended] = on_hub(signed_in, {"source": "tester/files", "stream": True})
+    assert mended["count"] == 9 and not mended["skipped"]
+
+
+def test_a_repository_with_a_script_and_a_token_of_nobody_are_told_in_plain_words(folder, tmp_path):
+    with HubServer(tmp_path / "hub") as hub:
+        api = huggingface_hub.HfApi(endpoint=hub.endpoint, token=hub.token)
+        api.create_repo("tester/script", repo_type="dataset")
+        api.upload_file(
+            repo_id="tester/script", repo_type="dataset", path_or_fileobj=b"import os", path_in_repo="script.py"
+        )
+        [script] = on_hub(hub.env(tmp_path / "home"), {"source": "tester/script"})
+        [nobody] = on_hub(hub.env(tmp_path / "other", "hf_revoked"), {"source": "tester/script"})
+    assert script["error"].startswith(
+        "--dataset tester/script: can't be read (Dataset scripts are no longer supported"
+    )
+    assert nobody["error"] == f"--dataset tester/script: {BAD_TOKEN}"
 
 
 def test_settings_of_tables_are_refused_where_there_are_none(folder, load):
