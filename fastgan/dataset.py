@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from huggingface_hub import HfApi
 from PIL import Image, UnidentifiedImageError
 
-from fastgan.cards import CARD_FILE, render_dataset_card
+from fastgan.cards import CARD_FILE, SECTION, render_dataset_card
 from fastgan.errors import UserError
 from fastgan.preparing import FORMATS
-from fastgan.publish import check_license, commit_files, make_public, prepare_repo, read_remote
-from fastgan.sources import SPLIT_NAMES, picture_names
+from fastgan.publish import check_license, commit_files, list_files, make_public, prepare_repo, read_remote
+from fastgan.sources import SPLIT_NAMES, picture_names, unreadable
 
 SHARD_BYTES = 300_000_000  # of pictures in one parquet file, and in memory at a time
 GPS = 0x8825  # the part of EXIF data that says where a picture was taken
@@ -58,7 +58,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
         license: of the pictures, for the card's metadata.
 
     Raises:
-        UserError: no pictures there, no right to write, or the Hub would not have them.
+        UserError: no pictures there, no right to write, somebody's data, or the Hub would not have them.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -72,6 +72,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
     full, private = prepare_repo(repo, "dataset", public)
     check_license(full, license)
     existing, own = read_remote(full, CARD_FILE, "dataset"), folder / CARD_FILE
+    _check_ours(full, existing)
     if not existing and own.is_file():
         existing = own.read_text(encoding="utf-8-sig", errors="replace")
 
@@ -82,7 +83,13 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
             shards = []
             for rows in _shards(folder, members, look):
                 shards.append(Path(scratch, f"{split}-{len(shards)}.parquet"))
-                _write_parquet(rows, shards[-1])
+                try:
+                    _write_parquet(rows, shards[-1])
+                except OSError as error:
+                    why = error.strerror or error
+                    raise UserError(
+                        f"{scratch}: {why}; it takes all pictures, TMPDIR can name a larger one"
+                    ) from error
                 counts[split] = counts.get(split, 0) + len(rows)
             for number, path in enumerate(shards):
                 files[f"data/{split}-{number:05d}-of-{len(shards):05d}.parquet"] = path
@@ -101,6 +108,15 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
     return PushedDataset(url, commit, private, total, sorted(files), list(counts), remarks)
 
 
+def _check_ours(repo: str, card: str | None) -> None:
+    """Refuse to write over data that did not come from here."""
+    if SECTION.search(card or ""):
+        return
+    there = [path for path in list_files(repo, "dataset") if path not in (CARD_FILE, ".gitattributes")]
+    if there:
+        raise UserError(f"{repo}: holds other files, like {there[0]}, which a push would replace; choose another name")
+
+
 def _shards(folder: Path, names: list[str], look: _Look) -> Iterator[list[dict[str, Any]]]:
     """Rows of one parquet file after the other; what can't be read is left out."""
     from tqdm import tqdm
@@ -116,10 +132,11 @@ def _shards(folder: Path, names: list[str], look: _Look) -> Iterator[list[dict[s
                 look.sizes.append(picture.size)
                 look.formats[picture.format] += 1
         except Exception as error:  # Pillow's decoders fail on damaged files with almost any exception
-            reason = "no picture, or damaged" if isinstance(error, UnidentifiedImageError) else error
+            damaged = "no picture, or damaged" if isinstance(error, UnidentifiedImageError) else error
+            reason = unreadable(name) or damaged
             look.left_out.append(f"{name} was left out: {reason}")
             continue
-        rows.append({"bytes": content, "path": PurePosixPath(name).name})
+        rows.append({"bytes": content, "path": PurePosixPath(name).name.encode(errors="backslashreplace").decode()})
         size += len(content)
         if size >= SHARD_BYTES:
             yield rows

@@ -246,5 +246,5 @@ def fetch(
         return None
     except HfHubHTTPError as error:
         raise UserError(f"{where}: the Hub refused ({error.server_message or error})") from None
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: of hf_xet, which fetches by itself
         raise UserError(f"{where}: {file} could not be fetched whole ({error}); try again") from None

@@ -26,9 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import (
-    are_progress_bars_disabled,
     disable_progress_bars,
-    enable_progress_bars,
     logging,
     parse_ratelimit_headers,
     validate_repo_id,
@@ -46,15 +44,16 @@ from fastgan.cards import (
 )
 from fastgan.checkpoints import STATE_FILE, best_of_run, checkpoint_of, checkpoints_in, newest_state
 from fastgan.errors import UserError
-from fastgan.evaluation import FEATURES_FILE, METRICS_FILE
 from fastgan.files import (
     BEST,
     CHECKPOINTS,
     CONFIG_FILE,
     DISCRIMINATOR_FILE,
+    FEATURES_FILE,
     GENERATOR_FILE,
     IMPORT_FILE,
     LOG_FILE,
+    METRICS_FILE,
     NEAREST_FILE,
     RUN_FILE,
     SAMPLES_FILE,
@@ -114,7 +113,8 @@ def _is_passing(error: BaseException) -> bool:
         return error.response.status_code in PASSING
     if isinstance(error, OfflineModeIsEnabled):  # asked for with HF_HUB_OFFLINE, so it will not pass
         return False
-    passing = HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError
+    # RuntimeError: of hf_xet, which uploads by itself, and does not tell what may pass.
+    passing = HTTPError | ConnectionError | TimeoutError | LocalEntryNotFoundError | RuntimeError
     return isinstance(error, passing | json.JSONDecodeError)  # a gateway in trouble answers with a page
 
 
@@ -184,6 +184,8 @@ def _plainly(repo: str) -> Iterator[None]:
         raise UserError(f"{repo}: the Hub answers {_answer(error)}{hint}") from None
     except (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError, json.JSONDecodeError) as error:
         raise UserError(f"{repo}: the Hub can't be reached ({_answer(error)}); check the connection") from None
+    except (OSError, RuntimeError) as error:  # of this disk, or of hf_xet
+        raise UserError(f"{repo}: {_answer(error)}") from error
     except ValueError as error:
         if isinstance(error, UserError) or "README.md" not in str(error):
             raise
@@ -288,6 +290,19 @@ def read_remote(repo: str, path: str, kind: Kind = "model", revision: str | None
         except (RemoteEntryNotFoundError, RevisionNotFoundError):  # the branch may be one that a push is about to make
             return None
         return Path(local).read_text(encoding="utf-8-sig", errors="replace")
+
+
+def list_files(repo: str, kind: Kind = "model", revision: str | None = None) -> list[str]:
+    """Paths of all files of a repository; none of a branch that a push is about to make.
+
+    Raises:
+        UserError: no such repository, or no Hub.
+    """
+    with _plainly(repo):
+        try:
+            return patiently(lambda: HfApi().list_repo_files(repo, repo_type=kind, revision=revision), repo)
+        except RevisionNotFoundError:
+            return []
 
 
 def how_closed(model: str, revision: str | None = None) -> str:
@@ -424,11 +439,7 @@ def _check_kind(repo: str, revision: str | None) -> None:
     """Refuse to write over a model of another library."""
     config = read_remote(repo, CONFIG_FILE, revision=revision)
     if config is None:
-        with _plainly(repo):
-            try:
-                there = patiently(lambda: HfApi().list_repo_files(repo, revision=revision), repo)
-            except RevisionNotFoundError:  # a branch that a push is about to make
-                there = []
+        there = list_files(repo, revision=revision)
         ours = not any(PurePosixPath(path).suffix in WEIGHTS for path in there)
     else:
         try:
@@ -462,7 +473,7 @@ def _message(folder: Path) -> str:
 
 
 class Publisher:
-    """Pushes of a run that go on beside the training, which never waits for them and never fails with them.
+    """Pushes of a run that go on beside the training, which never waits for them, and one at its end.
 
     Only the main process has one. Making it checks the token, so that a night of training does not end at a login.
 
@@ -514,17 +525,23 @@ class Publisher:
         self._thread.start()
 
     def finish(self, kimg: float) -> None:
-        """Push the finished run, wait for it, and say what is on the Hub and what is not."""
+        """Push the finished run, wait for it, and say what is on the Hub.
+
+        Raises:
+            UserError: it could not be pushed; says what is on the Hub and what is not.
+        """
         try:
             if self._thread and self._thread.is_alive():
                 self.say(f"{self.repo}: waiting for the push that is under way; Ctrl-C leaves it")
                 self._thread.join()
             pushed = push(self.folder, self.repo, public=self.public, license=self.license, say=self.say)
             self.done = kimg, pushed
-        except Exception as error:  # the run itself is saved and well
-            self.say(_in_a_line(error, self.repo))
-        finally:
+        except Exception as error:
+            raise UserError(f"{_in_a_line(error, self.repo)}. The run is saved. {self.where_it_is(kimg)}") from error
+        except KeyboardInterrupt:
             self.say(self.where_it_is(kimg))
+            raise
+        self.say(self.where_it_is(kimg))
 
     def where_it_is(self, kimg: float) -> str:
         """What is on the Hub of a run that stands at `kimg`, and the command that brings the rest."""
@@ -592,12 +609,10 @@ def _link(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The Hub's client without bars and warnings, which would disturb those of the training."""
-    before, bars = logging.get_verbosity(), not are_progress_bars_disabled()
+    before = logging.get_verbosity()
     logging.set_verbosity_error()
-    disable_progress_bars()
     try:
-        yield
+        with disable_progress_bars():
+            yield
     finally:
-        if bars:
-            enable_progress_bars()
         logging.set_verbosity(before)

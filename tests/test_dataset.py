@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -81,6 +82,32 @@ def test_splits_damaged_files_places_and_a_smaller_second_push(hub, person, tmp_
 
 def name_color(name: str) -> tuple[int, int, int]:
     return (ord(name), 0, 0)
+
+
+def test_what_is_there_already_and_not_from_here_is_not_written_over(hub, person, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Picture.new("RGB", (20, 30)).save(folder / "a.png")
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    api.create_repo("tester/novels", repo_type="dataset")
+    hub.git_push("tester/novels", {"README.md": b"# Novels", "data/train.parquet": b"text"}, "datasets")
+    answer = person.give("fastgan", "dataset", "push", folder, "tester/novels")
+    assert answer.code == 2
+    assert "holds other files, like data/train.parquet, which a push would replace" in only_line(answer.err)
+    assert hub.repo_files("tester/novels", "datasets")["data/train.parquet"] == b"text"
+
+
+def test_names_that_are_not_utf8_and_pictures_of_phones(hub, person, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Picture.new("RGB", (20, 30)).save(folder / "a.png")
+    (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xe9t\xe9.png"))
+    (folder / "b.heic").write_bytes(b"heic")
+    answer = person.give("fastgan", "dataset", "push", folder, "tester/old-names")
+    assert answer.code == 0, answer.err
+    assert "b.heic was left out: HEIC can't be read here; save it as JPEG or PNG" in answer.out
+    [row] = rows_of(hub, "tester/old-names", tmp_path)
+    assert row["image"]["path"] == r"\udce9t\udce9.png"
 
 
 def test_what_is_no_set_of_pictures_is_refused(hub, person, tmp_path):

@@ -10,12 +10,12 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 
-from fastgan import TrainConfig, publish
+from fastgan import TrainConfig, UserError, publish
 from fastgan.cards import render_model_card
 from fastgan.checkpoints import best_of_run, checkpoints_in
 from fastgan.files import write_json
 from fastgan.hub import weights_hash
-from fastgan.publish import _asked_wait, patiently, repository_files
+from fastgan.publish import _asked_wait, _plainly, patiently, repository_files
 from fastgan.trainer import train
 from tests.commands import PATIENCE, only_line, run_python, wait_for
 
@@ -298,6 +298,20 @@ def test_an_answer_that_is_no_json_is_tried_again(monkeypatch):
     assert patiently(lambda: json.loads(next(answers)), "user/x", lambda text: None) == {}
 
 
+def test_what_the_uploading_library_throws_is_tried_again_and_told_in_a_line(monkeypatch):
+    monkeypatch.setattr(publish, "WAITS", (0.01,))
+    failures = iter([RuntimeError("Data processing error: CAS")])
+
+    def call():
+        for failure in failures:
+            raise failure
+        return "there"
+
+    assert patiently(call, "user/x", lambda text: None) == "there"
+    with pytest.raises(UserError, match="^user/x: Data processing error$"), _plainly("user/x"):
+        raise RuntimeError("Data processing\nerror")
+
+
 def test_the_hub_is_waited_for_as_long_as_it_asks():
     assert _asked_wait({"ratelimit": '"api";r=0;t=55'}) == 56
     assert _asked_wait({"ratelimit": '"api";r=9;t=55', "Retry-After": "7"}) == 7
@@ -374,6 +388,27 @@ def test_a_strangers_settings_say_neither_what_is_read_nor_where_it_is_kept(hub,
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_model_of_somebodys_folder_is_measured_against_what_is_named(
+    hub, api, person, run, repo, pictures, tmp_path
+):
+    assert person.give("fastgan", "push", run, repo).code == 0
+    settings = json.loads(hub.repo_files(repo)["training/config.json"])
+    assert settings["dataset"] == "faces"  # which may be the name of anything
+    answer = person.give("fastgan", "evaluate", repo)
+    assert answer.code == 2 and "Give --dataset" in only_line(answer.err)
+
+    for name in ("theirs", "mine"):
+        api.create_repo(name, repo_type="dataset")
+        api.upload_folder(repo_id=f"{hub.user}/{name}", repo_type="dataset", folder_path=pictures)
+    settings["dataset"] = f"{hub.user}/theirs"
+    hub.git_push(repo, {"training/config.json": json.dumps(settings).encode()})
+    flags = ["--network", "efficientnet-lite0", "--images", "6", "--cache-dir", tmp_path / "cache"]
+    for name, its_own in (("theirs", True), ("mine", False)):
+        answer = person.give("fastgan", "evaluate", repo, "--dataset", f"{hub.user}/{name}", *flags)
+        assert answer.code == 0, answer.err
+        assert ("\ncopies " in answer.out) == its_own
+
+
 # ---------------------------------------------------------------------- beside the training
 
 
@@ -424,10 +459,11 @@ def test_a_hub_that_fails_during_the_run_never_stops_it_nor_changes_it(hub, api,
 def test_a_hub_that_is_gone_at_the_end_leaves_the_command_that_finishes_it(hub, person, train_call, repo, tmp_path):
     hub.fail(f"{repo}/commit/main", 500, times=None)
     answer = person.give(*train_call("--max-steps=2"))
-    assert answer.code == 0
-    line = only_line(answer.err, "Nothing of this run is on the Hub yet")
+    assert answer.code == 2  # a job must not count as done that takes its only copy along
     command = f"fastgan push {tmp_path / 'new'} {repo}"
-    assert line == f"Nothing of this run is on the Hub yet. Push it with: {command}"
+    line = only_line(answer.err)
+    assert "the Hub answers 500" in line
+    assert line.endswith(f"The run is saved. Nothing of this run is on the Hub yet. Push it with: {command}")
     hub.heal()
     assert person.give(*command.split()).code == 0
     assert set(hub.repo_files(repo)) == PUSHED
