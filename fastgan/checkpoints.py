@@ -138,7 +138,7 @@ class Best(NamedTuple):
 
     kid: float
     images: int  # real pictures shown to D by then
-    copies: bool = False  # of training pictures; anything that does not copy is better
+    copies: int = 0  # of training pictures, as of :func:`fastgan.watch.copying`; what is farther from them is better
     pictures: str = ""  # fingerprint of those it was compared with, where that is known
 
 

@@ -9,6 +9,7 @@ LATE = 3  # evaluations in a row that must be worse than the best before that co
 SURE = 2  # evaluations in a row that must agree on the rest
 COPIES = 0.2  # share of drawn pictures suspiciously close to a training picture, where 0.05 is usual
 CLOSE = 0.5  # how far they are from training pictures, where 1 is usual
+NEAR = 0.85  # the same, of a generator that begins to learn its set by heart
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -41,13 +42,16 @@ def evaluations(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def copying(figures: Mapping[str, Any]) -> bool:
-    """Whether an evaluation found copies of training pictures, which have the best of KIDs."""
-    return figures.get("near_share", 0) > COPIES or figures.get("distance_ratio", 1) < CLOSE
+def copying(figures: Mapping[str, Any]) -> int:
+    """2 where an evaluation found copies of training pictures, which have the best KID; 1 on the way there; or 0."""
+    distance = figures.get("distance_ratio", 1)
+    if figures.get("near_share", 0) > COPIES or distance < CLOSE:
+        return 2
+    return int(distance < NEAR)
 
 
-def rank(figures: Mapping[str, Any]) -> tuple[bool, float]:
-    """Sort key of an evaluation, lowest best: those without copies first, then by KID."""
+def rank(figures: Mapping[str, Any]) -> tuple[int, float]:
+    """Sort key of an evaluation, lowest best: the farther from copies the better, then by KID."""
     return copying(figures), figures["kid"]
 
 
@@ -68,7 +72,8 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
         overfitting: KID has been above its best, by more than its error, for the last three evaluations.
         recall: it has fallen to less than half of what it was, twice in a row: modes are lost.
         collapse: drawn pictures are less than half as far from each other as they were.
-        copies: drawn pictures are much closer to training pictures than fresh ones would be, twice in a row.
+        near: drawn pictures are closer to training pictures than these are to each other, twice in a row.
+        copies: much closer.
         discriminator: it takes over 95 % of training patches for real (arXiv:2006.06676) while KID no longer falls.
 
     Args:
@@ -105,10 +110,12 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
                 f"{widest:.2f}). The best is at {at}; more --augment or a lower --learning-rate help"
             )
     if len(measured) >= SURE and all(copying(line) for line in sure):
-        found["copies"] = (
-            f"The generator copies: what it draws is {last['distance_ratio']:.2f} times as far from training pictures "
-            f"as those are from each other (1 is usual), and {100 * last['near_share']:.0f} % are very close to one "
-            f"(5 % is usual). More pictures help, or a shorter run. The best is at {at}"
+        copies = all(copying(line) > 1 for line in sure)
+        found["copies" if copies else "near"] = (
+            f"The generator {'copies' if copies else 'begins to learn its pictures by heart'}: what it draws is "
+            f"{last['distance_ratio']:.2f} times as far from training pictures as those are from each other (1 is "
+            f"usual), and {100 * last['near_share']:.0f} % are very close to one (5 % is usual). More pictures help, "
+            f"or a shorter run. The best is at {at}"
         )
     knows = all(line.get("d_overfitting", 0) > 0.9 for line in sure)
     lowest = min(measured, key=lambda line: line["kid"])  # of copies too
