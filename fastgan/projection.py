@@ -187,7 +187,7 @@ def project(
             free = [z, *noise] if fit_noise else [z]
             optimizer = _Adam(free)
         with torch.enable_grad():
-            perceptual, squared = differ(generator(z, noise=noise).full)
+            perceptual, squared = differ(generator(z.to(generator.dtype), noise=noise).full.float())
             length = (z.square().mean(dim=1) - 1).square().mean()
             loss = perceptual + squared + 0.1 * length + (noise_structure(noise) if fit_noise else 0.0)
             # The generator belongs to others too: its weights must gather no gradient.

@@ -1,3 +1,4 @@
+import copy
 import io
 import struct
 import zlib
@@ -53,6 +54,12 @@ def test_what_is_shown_is_what_its_code_draws(generator, searched):
     assert torch.equal(image, found.image)
     difference = image.float() - found.target.float()
     assert found.pixel == pytest.approx(difference.square().mean().sqrt().item(), rel=1e-4)
+
+
+def test_a_generator_in_half_precision_is_searched_too(generator):
+    half = copy.deepcopy(generator).to(torch.bfloat16)
+    *_, found = project(half, generator.sample([777])[0], starts=2, keep=1, steps=4)
+    assert found.done == 4 and found.perceptual < found.by_chance
 
 
 def test_the_generator_gathers_no_gradient_and_keeps_its_weights(generator, searched):
