@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgan.commands import add_commands
-from fastgan.config import GROUPS, RESUMABLE, TrainConfig, choices_of, flag, kinds_of
+from fastgan.config import GROUPS, OF_DATASET, OF_HUB, RESUMABLE, TrainConfig, choices_of, flag, kinds_of
 from fastgan.errors import UserError
 from fastgan.files import SETTINGS_FILE, quoted, read_json
 from fastgan.hub_commands import add_hub_commands
@@ -123,18 +123,26 @@ def resolve(arguments: Sequence[str], prog: str = "train.py") -> tuple[TrainConf
             raise UserError(f"--resume {resume}: no run folder ({error})") from None
         config = TrainConfig.of_run(saved, f"{resume}/{SETTINGS_FILE}")
         given = dataclasses.replace(config, **flags)  # which knows a dataset on this disk by its whole path
-        changed = [name for name in flags if getattr(given, name) != getattr(config, name) and name not in RESUMABLE]
+        may_change = RESUMABLE
+        if given.dataset != config.dataset:  # is elsewhere now, where its parts have other names or none
+            as_ever = {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_DATASET}
+            given, may_change = dataclasses.replace(given, **{**as_ever, **flags}), RESUMABLE | OF_DATASET
+        changed = [name for name in flags if getattr(given, name) != getattr(config, name) and name not in may_change]
         if changed:
             raise UserError(
                 f"--resume {resume}: that run has {', '.join(f'{flag(n)} {getattr(config, n)}' for n in changed)}; "
                 "leave these flags out, or start a new run"
             )
+        if flags.keys() & OF_HUB:
+            given.check_use()
         return dataclasses.replace(given, output_dir=resume), True, dry_run
     values = {} if path is None else read_json(Path(path))
     if isinstance(values, dict):
         if source := flags.get("init_from", values.get("init_from")):
             from fastgan.finetune import open_base, settings_of
 
+            if flags.get("grow_from"):
+                raise UserError("--grow-from: a run that starts from a model is at full size at once; leave it out")
             values = {**settings_of(open_base(str(source))), **values}
         values = {**values, **flags}
     config = TrainConfig.from_dict(values, path or "flags")

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastgan.config import TrainConfig
 from fastgan.errors import NO_FOLDER, UserError
 from fastgan.files import quoted
 
@@ -169,20 +170,20 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def evaluate_command(options: argparse.Namespace) -> None:
     """`fastgan evaluate`: print the figures, and write them into the model folder."""
     from fastgan import evaluation
-    from fastgan.config import TrainConfig
     from fastgan.data import load_pictures
     from fastgan.files import FEATURES_FILE, METRICS_FILE, NEAREST_FILE
     from fastgan.hub import fetch_config
+    from fastgan.metrics import FEWEST
 
     local = os.path.isdir(options.model)
     if not local:
         fetch_config(options.model, options.revision, NO_FOLDER)  # so that a wrong name is what is said
     trained = evaluation.training_settings(options.model, options.revision)
     dataset = options.dataset or (trained.dataset if trained else None)
-    if not dataset or (not options.dataset and not local and os.path.isabs(dataset)):  # of another machine
+    if not dataset or (not options.dataset and not local and not _is_on_hub(dataset)):  # but of another machine
         raise UserError(f"evaluate {options.model}: which pictures should it be compared with? Give --dataset")
-    if options.images is not None and options.images < 6:
-        raise UserError(f"--images: expected at least 6, got {options.images}")
+    if options.images is not None and options.images < FEWEST:
+        raise UserError(f"--images: expected at least {FEWEST}, got {options.images}")
     psi = _psi(options.psi)
     networks = [name.strip() for part in options.network or [evaluation.DEFAULT_NETWORK] for name in part.split(",")]
     # Pictures are prepared as they were for training; of another dataset, only the shape is known.
@@ -201,7 +202,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
         revision=options.dataset_revision or same.revision,
         fit=options.fit or (trained or same).fit,
         background=options.background or (trained or same).background,
-        cache_dir=Path(cache) if cache else None,
+        cache_dir=cache,
     )
     folder = options.out or (Path(options.model) if local else None)
     found = evaluation.evaluate(
@@ -211,9 +212,9 @@ def evaluate_command(options: argparse.Namespace) -> None:
         f"0-{options.images - 1}" if options.images else options.seeds,
         psi,
         trained.teachers if trained else None,
-        Path(cache) if cache else None,
+        cache,
         folder,
-        _trained_on(Path(options.model)) if local else None,
+        _trained_on(Path(options.model)) if local else _not_on(typed.dataset, trained),
         progress=True,
     )
     print(evaluation.table(found, _name(options.model)))
@@ -227,6 +228,16 @@ def _trained_on(folder: Path) -> str | None:
     from fastgan.cards import run_facts
 
     return (run_facts(folder) or run_facts(folder.parent)).get("fingerprint")
+
+
+def _is_on_hub(dataset: str) -> bool:
+    return "/" in dataset and not os.path.isabs(dataset) and not os.path.exists(dataset)
+
+
+def _not_on(dataset: str, trained: TrainConfig | None) -> str | None:
+    """What no set of pictures has for a fingerprint, where a model on the Hub learned from another dataset there."""
+    other = trained and _is_on_hub(dataset) and _is_on_hub(trained.dataset) and trained.dataset != dataset
+    return "" if other else None
 
 
 def interpolate_command(options: argparse.Namespace) -> None:

@@ -490,7 +490,24 @@ class TrainConfig:
         before = {f.name: f.metadata["before"] for f in dataclasses.fields(cls) if "before" in f.metadata}
         return cls.from_dict({**before, **values} if isinstance(values, Mapping) else values, where)
 
+    @classmethod
+    def starting_from(cls, model: str, **settings: Any) -> "TrainConfig":
+        """The config of a run that starts from a model; its recipe, size and architecture, where they are not given.
 
+        Args:
+            model: a run folder, a model folder, or "user/model[@revision]" on the Hub.
+            settings: as of this class; dataset must be there.
+
+        Raises:
+            UserError: there is no such model, or as :meth:`from_dict`.
+        """
+        from fastgan.finetune import open_base, settings_of  # which needs what training needs
+
+        return cls.from_dict({**settings_of(open_base(model)), **settings, "init_from": model}, "flags")
+
+
+OF_DATASET = frozenset({"dataset_config", "split", "image_column", "revision"})  # which part of it, and of when
+OF_HUB = frozenset({"hub_public", "hub_license", "hub_strategy"})  # how to push, if anything is pushed
 LOCAL = frozenset(f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("local"))
 RESUMABLE = frozenset(f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("resumable"))
 

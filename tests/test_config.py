@@ -7,6 +7,8 @@ from fastgan.cli import resolve
 from fastgan.config import GROUPS, ModelConfig, TrainConfig, parse_every, parse_size
 from fastgan.errors import UserError
 from fastgan.files import read_json
+from fastgan.hub import save_model
+from fastgan.models import Generator
 
 
 @pytest.mark.parametrize(("text", "size"), [("256", (256, 256)), ("256x384", (384, 256)), ("1024X512", (512, 1024))])
@@ -213,6 +215,16 @@ def test_json_that_is_nested_too_deeply_or_counts_too_high_is_refused(tmp_path):
 def test_a_flag_that_would_do_nothing_is_refused(flags, says):
     with pytest.raises(UserError, match=says):
         resolve(["--dataset", "user/pokemon", *flags])
+
+
+def test_a_run_that_starts_from_a_model_has_its_settings_where_none_are_given(tmp_path):
+    save_model(Generator(ModelConfig(64, 32, z_dim=16, ngf=4)), tmp_path / "base")
+    base = str(tmp_path / "base")
+    config = TrainConfig.starting_from(base, dataset="user/pokemon", z_dim=8)
+    assert config == resolve(["--dataset", "user/pokemon", "--init-from", base, "--z-dim", "8"])[0]
+    assert (config.size, config.ngf, config.z_dim, config.init_from) == ("32x64", 4, 8, base)
+    with pytest.raises(UserError, match="--grow-from: .* leave it out"):
+        resolve(["--dataset", "user/pokemon", "--init-from", base, "--grow-from", "32"])
 
 
 @pytest.mark.parametrize("dataset", ["a" * 5000, "~nobody.of.this.name/pictures", "nul\0"])

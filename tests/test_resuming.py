@@ -105,6 +105,20 @@ def test_what_ends_a_run_from_outside_saves_and_says_how_to_go_on(tmp_path, cach
     assert len(checkpoints_in(run / "checkpoints")) == 1
 
 
+def test_a_stream_that_breaks_ends_the_run_saved(tmp_path, pictures, start):
+    shutil.copytree(pictures, tmp_path / "set")
+    run = tmp_path / "run"
+    limit = ("--max-minutes", "5", "--streaming")
+    process = start("--dataset", str(tmp_path / "set"), *TINY, *limit, "--output-dir", str(run))
+    wait_for(lambda: (run / "log.jsonl").exists(), process)
+    shutil.rmtree(tmp_path / "set")  # a disk that is unplugged
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 2 and "Traceback" not in output
+    [line] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "none of its pictures can be used" in line and "Saved at" in line and f"--resume {run}" in line
+    assert len(checkpoints_in(run / "checkpoints")) == 1
+
+
 def test_a_run_whose_output_nobody_reads_any_more_saves_when_stopped(tmp_path, cache_dir, pictures, start):
     run = tmp_path / "run"
     limit = ("--max-minutes", "5")
@@ -264,3 +278,16 @@ def test_a_run_goes_on_where_its_pictures_have_moved(tiny, pictures, tmp_path, c
     flags = ["--resume", str(folder), "--dataset", str(tmp_path / "after"), "--max-steps", "5", "--accumulate", "2"]
     assert train_main(flags) == 0
     assert read_state(checkpoints_in(folder / "checkpoints")[-1])[0].images == 40
+
+
+def test_which_part_of_a_dataset_a_run_had_does_not_bind_it_to_that_dataset(tiny, pictures, tmp_path, capsys):
+    folder = train(tiny(max_steps=1))
+    settings = json.loads((folder / "train_config.json").read_text())
+    of_the_hub = {"dataset": "user/pokemon", "dataset_config": "big", "revision": "v1", "image_column": "photo"}
+    (folder / "train_config.json").write_text(json.dumps(settings | of_the_hub))
+    moved = resolve(["--resume", str(folder), "--dataset", pictures])[0]
+    assert (moved.dataset_config, moved.revision, moved.image_column) == (None, None, None)
+    assert resolve(["--resume", str(folder), "--dataset", "user/copy", "--revision", "v2"])[0].revision == "v2"
+    assert resolve(["--resume", str(folder), "--max-steps", "2"])[0].revision == "v1"
+    assert "that run has --revision v1" in refusal(capsys, "--resume", str(folder), "--revision", "v2")
+    assert "give --push-to-hub too" in refusal(capsys, "--resume", str(folder), "--hub-public")
