@@ -201,6 +201,9 @@ def batches(
         rank, world_size: this process and how many there are.
         flip: mirror each picture with probability 1/2.
         as_bytes: give uint8 instead, a quarter of the size, for a device that is quicker at :func:`to_float`.
+
+    Raises:
+        UserError: a batch does not split among the processes.
     """
     share, count = batch_size // world_size, len(images)
     if share * world_size != batch_size:

@@ -65,7 +65,10 @@ class EMA:
 
 @torch.no_grad()
 def reestimate_batch_norm(generator: Generator, images: int = 128, batch_size: int = 8) -> None:
-    """Measure batch-norm statistics of `generator` over `images` seeded latents; it is left in eval mode."""
+    """Measure batch-norm statistics of `generator` over `images` seeded latents, in whole batches of at least one.
+
+    It is left in eval mode.
+    """
     devices = [generator.device] if generator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)

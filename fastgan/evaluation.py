@@ -115,7 +115,7 @@ def evaluate(
     """
     if not networks:
         raise UserError("evaluate: name at least one network")
-    check_whole(generator)
+    check_finite(generator)
     weights = None if folder is None else weights_hash(folder)  # now: a run that goes on will write others
     training = trained_on in (None, pictures.fingerprint)
     seeds = seeds or f"0-{min(len(pictures.images), MOST_IMAGES) - 1}"
@@ -160,7 +160,7 @@ def evaluate(
     return found
 
 
-def check_whole(generator: Generator) -> None:
+def check_finite(generator: Generator) -> None:
     """Raise a UserError if a weight is no number: what it draws would be black, and would be measured."""
     for name, tensor in generator.state_dict().items():
         if not tensor.isfinite().all():
@@ -206,7 +206,7 @@ class Evaluator:
         Raises:
             UserError: the generator is broken.
         """
-        check_whole(generator)
+        check_finite(generator)
         if self.height != generator.config.height:
             self.real, self.mirrored = (self._look(generator.config.height, mirror) for mirror in (False, True))
             self.height = generator.config.height

@@ -144,8 +144,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def weights_limit(config: ModelConfig) -> int:
     """Bytes that model.safetensors of such a generator has at most."""
     with torch.device("meta"):
-        tensors = Generator(config).state_dict().values()
-    return sum(t.numel() * t.element_size() for t in tensors) + 1_000_000  # names and shapes beside the data
+        return weight_bytes(Generator(config)) + 1_000_000  # names and shapes beside the data
+
+
+def weight_bytes(generator: Generator) -> int:
+    """Bytes of a network's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in generator.state_dict().values())
 
 
 def _download(model: str, revision: str | None, token, cache_dir, local_files_only: bool) -> Path:

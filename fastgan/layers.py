@@ -31,7 +31,7 @@ class SpectralNorm(nn.Module):
         u, v = (torch.empty(side, dtype=weight.dtype, device=weight.device) for side in matrix.shape)
         if not weight.is_meta:
             u.normal_()
-            for _ in range(15):
+            for _ in range(15):  # as PyTorch's own begins
                 v = F.normalize(matrix.T @ F.normalize(u, dim=0), dim=0)
                 u = F.normalize(matrix @ v, dim=0)
         self.register_buffer("_u", u)

@@ -126,16 +126,16 @@ def stream_batches(
 ) -> StreamedBatches:
     """Endless batches of a dataset that does not fit on this disk, decoded by worker processes while training.
 
-    Pictures are mixed within a buffer of SHUFFLE_BUFFER per process, unlike :func:`batches`; and a resumed run goes on
-    with a newly shuffled pass, since finding the old place would mean to read everything before it.
+    Pictures are mixed within a buffer of SHUFFLE_BUFFER per process, unlike :func:`fastgan.data.batches`; and a
+    resumed run goes on with a newly shuffled pass, since finding the old place would mean to read everything before it.
 
     Args:
-        batch_size, seed, start_images, rank, world_size, flip, as_bytes: see :func:`batches`.
+        batch_size, seed, start_images, rank, world_size, flip, as_bytes: see :func:`fastgan.data.batches`.
         workers: decoding processes for each training process; 0 decodes in the training process itself.
-        source and the others: see :func:`load_pictures`.
+        source and the others: see :func:`fastgan.data.load_pictures`.
 
     Raises:
-        UserError: as :func:`load_pictures`; while iterating, when no picture at all can be read.
+        UserError: as :func:`fastgan.data.load_pictures`; while iterating, when no picture at all can be read.
     """
     share = batch_size // world_size
     if share * world_size != batch_size:

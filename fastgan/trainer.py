@@ -264,6 +264,7 @@ class Trainer:
     def _seed_from_clock(self, part: int) -> None:
         """Set the random state from the seed and the number of the first picture of this process's part."""
         position = self.state.images + part * self.accelerator.process_index
+        # The constants of SplitMix64 (doi:10.1145/2660193.2660195), which leave no two near moments alike.
         torch.manual_seed((self.config.seed * 0x9E3779B97F4A7C15 + position * 0xBF58476D1CE4E5B9) % 2**63)
 
     # ------------------------------------------------------------------ setting up
@@ -551,7 +552,7 @@ class Trainer:
         return self.folder
 
     def close(self) -> None:
-        """End trackers and the process group, and let the next run of this process choose its own precision."""
+        """Let go of the pictures, the other processes and the folder."""
         self.feed.close()
         self.processes.close()
         self.files.leave()

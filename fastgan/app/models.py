@@ -16,7 +16,16 @@ import torch
 from fastgan.config import ModelConfig
 from fastgan.errors import UserError
 from fastgan.files import CONFIG_FILE, WEIGHTS_FILE, read_json
-from fastgan.hub import MAX_CONFIG, PASSING, commit_of, fetch, find_device, from_pretrained, limit_silence
+from fastgan.hub import (
+    MAX_CONFIG,
+    PASSING,
+    commit_of,
+    fetch,
+    find_device,
+    from_pretrained,
+    limit_silence,
+    weight_bytes,
+)
 from fastgan.models import Generator
 
 log = logging.getLogger("fastgan.app")
@@ -261,11 +270,6 @@ def parse_model(text: str) -> tuple[str, str | None]:
     if not match or ".." in text or "--" in match[1]:
         raise UserError(f'"{text[:100]}" is no Hub id; it looks like user/fastgan-anime or user/fastgan-anime@main')
     return match[1], match[2]
-
-
-def weight_bytes(generator: Generator) -> int:
-    """Bytes of a network's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in generator.state_dict().values())
 
 
 def check_affordable(config: ModelConfig) -> None:
