@@ -127,7 +127,7 @@ def stream_batches(
     """Endless batches of a dataset that does not fit on this disk, decoded by worker processes while training.
 
     Pictures are mixed within a buffer of SHUFFLE_BUFFER per process, unlike :func:`fastgan.data.batches`; and a
-    resumed run goes on with a newly shuffled pass, since finding the old place would mean to read everything before it.
+    resumed run goes on with a newly shuffled pass, as finding the old place would mean to read everything before it.
 
     Args:
         batch_size, seed, start_images, rank, world_size, flip, as_bytes: see :func:`fastgan.data.batches`.
