@@ -15,7 +15,8 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"  # the local Hub speaks plain HTTP only, 
 from PIL import Image, ImageOps  # noqa: E402
 from playwright.sync_api import Page, sync_playwright  # noqa: E402
 
-from tests.app_server import CHROMIUM, FLAGS, demo_running  # noqa: E402
+from tests.app_server import demo_running  # noqa: E402
+from tests.browsers import CHROMIUM, FLAGS  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 1040}, {"width": 390, "height": 844}
 READY = {  # what has to be true before a tab is worth a picture

@@ -9,7 +9,8 @@ LATE = 3  # evaluations in a row that must be worse than the best before that co
 SURE = 2  # evaluations in a row that must agree on the rest
 COPIES = 0.2  # share of drawn pictures suspiciously close to a training picture, where 0.05 is usual
 CLOSE = 0.5  # how far they are from training pictures, where 1 is usual
-NEAR = 0.85  # the same, of a generator that begins to learn its set by heart
+NEAR = 0.85  # the same, of a generator that begins to learn its set by heart,
+MUCH = 0.5  # if it has such a recall: the few typical pictures of a young one are near to many, too
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def copying(figures: Mapping[str, Any]) -> int:
     distance = figures.get("distance_ratio", 1)
     if figures.get("near_share", 0) > COPIES or distance < CLOSE:
         return 2
-    return int(distance < NEAR)
+    return int(distance < NEAR and figures.get("recall", 0) > MUCH)
 
 
 def rank(figures: Mapping[str, Any]) -> tuple[int, float]:
@@ -72,7 +73,7 @@ def remarks(log: Sequence[Mapping[str, Any]], kept: bool = True) -> dict[str, st
         overfitting: KID has been above its best, by more than its error, for the last three evaluations.
         recall: it has fallen to less than half of what it was, twice in a row: modes are lost.
         collapse: drawn pictures are less than half as far from each other as they were.
-        near: drawn pictures are closer to training pictures than these are to each other, twice in a row.
+        near: drawn pictures of all kinds are closer to training pictures than these to each other, twice in a row.
         copies: much closer.
         discriminator: it takes over 95 % of training patches for real (arXiv:2006.06676) while KID no longer falls.
 

@@ -62,7 +62,7 @@ def test_a_discriminator_that_knows_the_set_by_heart_is_said_once_kid_stands_sti
 
 
 def test_a_set_that_is_learnt_by_heart_is_said_before_there_are_copies_and_the_best_is_from_before():
-    log = run([0.5, 0.1, 0.02, 0.01])
+    log = run([0.5, 0.1, 0.02, 0.01], recalls=[0.4, 0.5, 0.6, 0.7])
     measured = [line for line in log if "kid" in line]
     for line, distance in zip(measured, (1.3, 0.9, 0.84, 0.8), strict=True):
         line.update(near_share=0.02, distance_ratio=distance)
@@ -72,6 +72,9 @@ def test_a_set_that_is_learnt_by_heart_is_said_before_there_are_copies_and_the_b
     assert "begins to learn its pictures by heart: what it draws is 0.80 times as far" in said["near"]
     assert "The best is at 20.0 kimg, kept in best/" in said["near"]
     assert best_of(measured) is measured[1]
+    for line in measured:
+        line["recall"] = 0.4  # of few kinds of pictures, and typical ones
+    assert remarks(log) == {}
 
 
 @pytest.mark.parametrize(("near_share", "distance_ratio"), [(0.3, 0.9), (0.0, 0.4)])
