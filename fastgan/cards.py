@@ -426,6 +426,12 @@ def render_dataset_card(
     return _merge(ours, title, section, existing, replaced=("dataset_info",))  # tells of files that are gone
 
 
+def is_from_here(card: str) -> bool:
+    """Whether a push from here has written to a card, though it may have kept all of its text."""
+    tags = _read_card(card)[0].get("tags") or []
+    return "fastgan" in ([tags] if isinstance(tags, str) else tags)
+
+
 SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7, "n>10M": math.inf}
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import HfApi
 from PIL import Image, UnidentifiedImageError
 
-from fastgan.cards import CARD_FILE, SECTION, render_dataset_card
+from fastgan.cards import CARD_FILE, is_from_here, render_dataset_card
 from fastgan.errors import UserError
 from fastgan.preparing import FORMATS
 from fastgan.publish import check_license, commit_files, list_files, make_public, prepare_repo, read_remote
@@ -110,7 +110,7 @@ def push_dataset(folder: Path, repo: str, public: bool = False, license: str | N
 
 def _check_ours(repo: str, card: str | None) -> None:
     """Refuse to write over data that did not come from here."""
-    if SECTION.search(card or ""):
+    if is_from_here(card or ""):
         return
     there = [path for path in list_files(repo, "dataset") if path not in (CARD_FILE, ".gitattributes")]
     if there:

@@ -47,6 +47,7 @@ def test_pictures_are_there_byte_for_byte_with_the_card_and_the_licence(hub, per
     assert "# Emoji faces" in card.text  # the folder's own card
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
     assert len(api.list_repo_commits("tester/emoji-faces", repo_type="dataset")) == 2
+    assert person.give("fastgan", "dataset", "push", EMOJI, "emoji-faces").code == 0
 
 
 def test_splits_damaged_files_places_and_a_smaller_second_push(hub, person, tmp_path):
