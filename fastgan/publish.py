@@ -499,6 +499,7 @@ class Publisher:
         self.folder, self.every_save, self.license, self.say = folder, every_save, license, say
         self.repo, _ = prepare_repo(repo, public=public, say=say)
         self.public = public
+        self.best = False  # whether its last push is of best/
         _check_kind(self.repo, None)
         check_license(self.repo, license, say)
         self.done: tuple[float, Pushed] | None = None  # kimg, and what is on the Hub
@@ -510,6 +511,7 @@ class Publisher:
     def command(self) -> str:
         """What finishes a push that this run could not."""
         more = f" --license {quoted(self.license)}" if self.license else ""
+        more += " --best" if self.best else ""
         return f"fastgan push {quoted(self.folder)} {self.repo}{more}{' --public' if self.public else ''}"
 
     def offer(self, kimg: float) -> None:
@@ -524,17 +526,22 @@ class Publisher:
         self._thread = threading.Thread(target=self._push, args=(snapshot, kimg), name="push", daemon=True)
         self._thread.start()
 
-    def finish(self, kimg: float) -> None:
+    def finish(self, kimg: float, best: bool = False) -> None:
         """Push the finished run, wait for it, and say what is on the Hub.
+
+        Args:
+            kimg: where it stands.
+            best: push the weights with the best KID rather than the last ones.
 
         Raises:
             UserError: it could not be pushed; says what is on the Hub and what is not.
         """
+        self.best = best
         try:
             if self._thread and self._thread.is_alive():
                 self.say(f"{self.repo}: waiting for the push that is under way; Ctrl-C leaves it")
                 self._thread.join()
-            pushed = push(self.folder, self.repo, public=self.public, license=self.license, say=self.say)
+            pushed = push(self.folder, self.repo, public=self.public, license=self.license, best=best, say=self.say)
             self.done = kimg, pushed
         except Exception as error:
             raise UserError(f"{_in_a_line(error, self.repo)}. The run is saved. {self.where_it_is(kimg)}") from error
@@ -549,7 +556,8 @@ class Publisher:
             return f"Nothing of this run is on the Hub yet. Push it with: {self.command}"
         at, pushed = self.done
         seen_by = "private" if pushed.private else "public"
-        there = f"On the Hub: {pushed.url} ({seen_by}), as it was at {at:.2f} kimg, commit {pushed.commit[:10]}"
+        what = "best/ of the run" if self.best and at == kimg else "the run"
+        there = f"On the Hub: {pushed.url} ({seen_by}), {what} as it was at {at:.2f} kimg, commit {pushed.commit[:10]}"
         if at == kimg:
             return f"{there}; everything is there"
         return f"{there}. Not on the Hub: what it learned since. Push it with: {self.command}"

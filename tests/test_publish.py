@@ -427,7 +427,7 @@ def test_training_pushes_on_the_way_and_at_the_end_and_says_where_it_is(hub, api
     answer = person.give(*train_call(*saves, "--hub-public"))
     assert answer.code == 0, answer.err
     line = only_line(answer.err, "On the Hub: ")
-    assert line.startswith(f"On the Hub: {hub.endpoint}/{repo} (public), as it was at 0.02 kimg, commit ")
+    assert line.startswith(f"On the Hub: {hub.endpoint}/{repo} (public), the run as it was at 0.02 kimg, commit ")
     assert line.endswith("; everything is there")
     assert set(hub.repo_files(repo)) == PUSHED
     first = commits(api, repo)[-2]
@@ -467,6 +467,22 @@ def test_a_hub_that_is_gone_at_the_end_leaves_the_command_that_finishes_it(hub, 
     hub.heal()
     assert person.give(*command.split()).code == 0
     assert set(hub.repo_files(repo)) == PUSHED
+
+
+def test_what_has_begun_to_learn_its_pictures_by_heart_is_not_what_is_pushed(hub, person, train_call, repo, tmp_path):
+    assert person.give(*train_call("--max-steps=2", push=False)).code == 0
+    best = tmp_path / "new" / "best"
+    kept = json.loads((best / "kid.json").read_text())
+    (best / "kid.json").write_text(json.dumps(kept | {"copies": -1}))  # farther from copies than what comes now
+    flags = ["--resume", tmp_path / "new", "--max-steps", "3", "--push-to-hub", repo]
+    answer = person.give("train.py", *flags)
+    assert answer.code == 0, answer.err
+    assert "at 0.02 kimg, from before it began to learn its pictures by heart" in answer.err
+    assert f"fastgan sample {best} --seeds" in answer.err
+    assert "(private), best/ of the run as it was at 0.02 kimg, commit " in only_line(answer.err, "On the Hub: ")
+    weights = hub.repo_files(repo)["model.safetensors"]
+    assert weights == (best / "model.safetensors").read_bytes()
+    assert weights != (tmp_path / "new" / "model.safetensors").read_bytes()
 
 
 def test_a_token_that_will_not_do_is_said_before_any_picture_is_read(hub, person, train_call, tmp_path):
