@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from fastgan.config import TrainConfig
 from fastgan.errors import UserError
 from fastgan.pixels import to_float
 from fastgan.processes import Processes
+from fastgan.sources import Unreachable, find_source
 from fastgan.streaming import StreamedBatches, stream_batches
 
 
@@ -30,6 +32,13 @@ class Feed:
         self.config, self.processes = config, processes
         self.pictures: data.Pictures | None = None
         self.stream: StreamedBatches | None = None
+
+    def find(self) -> None:
+        """Raise a UserError where there is no such dataset, before anything is made for it."""
+        config = self.config
+        where = config.split, config.dataset_config, config.image_column, config.revision
+        with suppress(Unreachable):
+            find_source(config.dataset, *where).state()
 
     def load(self) -> None:
         """Read all pictures, unless they are a stream.

@@ -283,6 +283,7 @@ class Trainer:
             return None
         from fastgan.publish import Publisher
 
+        self.feed.find()  # a slip of the pen makes no repository
         every_save = config.hub_strategy == "every_save"
         return Publisher(self.folder, config.push_to_hub, config.hub_public, every_save, config.hub_license, self.say)
 

@@ -496,6 +496,12 @@ def test_a_token_that_will_not_do_is_said_before_any_picture_is_read(hub, person
     assert not (tmp_path / "new" / "log.jsonl").exists()
 
 
+def test_a_dataset_that_is_not_there_makes_no_repository(api, person, train_call, repo):
+    answer = person.give(*train_call(), "--dataset", "tester/nothing")
+    assert answer.code == 2 and "no such dataset on the Hub" in only_line(answer.err)
+    assert not api.repo_exists(repo)
+
+
 def test_an_interrupted_run_says_that_it_is_not_on_the_hub(hub, api, train_call, repo, tmp_path, start):
     process = start(*map(str, train_call()[1:]), "--max-minutes", "5", **hub.env(tmp_path / "home"))
     wait_for((tmp_path / "new" / "log.jsonl").exists, process)
