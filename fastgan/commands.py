@@ -32,83 +32,21 @@ printed stands for the latent in the app. Ctrl-C stops the search and writes the
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands."""
-    draw = commands.add_parser("sample", help="pictures for seeds, as a grid or as files")
-    add_model(draw)
-    add_precision(draw)
-    draw.add_argument(
-        "--seeds", default="0-15", metavar="SEEDS", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]"
-    )
-    add_psi(draw)
-    draw.add_argument("--grid", type=Path, metavar="FILE.png", help="all pictures on one sheet")
-    draw.add_argument("--out", type=Path, metavar="FOLDER", help="one PNG per seed")
-    draw.add_argument("--columns", type=int, metavar="N", help="of the sheet; as square as it gets when not given")
-    draw.set_defaults(run=sample_command)
+    for add in (
+        _add_sample,
+        _add_app,
+        _add_import,
+        _add_interpolate,
+        _add_mix,
+        _add_evaluate,
+        _add_project,
+        _add_export,
+        _add_report,
+    ):
+        add(commands)
 
-    app = commands.add_parser("app", help="the page in a browser")
-    app.add_argument("model", nargs="?", default="", help="Hub id or run folder to open with")
-    app.add_argument("--models", default="", metavar="A,B", help="more models that the page offers")
-    app.add_argument(
-        "--allow-local",
-        action="store_true",
-        help="folders may be typed, and whatever your Hub login may read: only on your own machine",
-    )
-    app.add_argument("--device", default="cpu", metavar="NAME", help=DEVICES)
-    app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
-    app.add_argument(
-        "--share", action="store_true", help="with a public link for up to a week, through Gradio's servers"
-    )
-    app.add_argument("--port", type=int, metavar="N", help="[the first free one from 7860]")
-    app.add_argument(
-        "--host", default="127.0.0.1", metavar="HOST", help="0.0.0.0 to be reachable from other machines [127.0.0.1]"
-    )
-    app.set_defaults(run=app_command)
 
-    bring = commands.add_parser("import", help="an original FastGAN checkpoint as a model folder")
-    bring.add_argument("source", metavar="SOURCE", help="file, or one on the Hub like user/repo:all_50000.pth")
-    bring.add_argument("out", type=Path, metavar="OUT", help="new folder")
-    bring.add_argument("--weights", choices=("ema", "raw"), help="averaged or raw ones [ema when the file has them]")
-    bring.add_argument(
-        "--reestimate-batch-norm",
-        action="store_true",
-        help="measure batch-norm statistics afresh: helps when colours look shifted",
-    )
-    bring.add_argument("--license", metavar="NAME", help="of the source [what its card on the Hub says]")
-    bring.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
-    bring.set_defaults(run=import_command)
-
-    film = commands.add_parser("interpolate", help="a film that walks from seed to seed: MP4, GIF or WebP")
-    add_model(film)
-    add_precision(film)
-    film.add_argument(
-        "--seeds", default="0-3", metavar="SEEDS", help="where the walk passes, in this order, like 3,7,1 [0-3]"
-    )
-    film.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .mp4, .gif or .webp")
-    film.add_argument("--frames", type=int, default=60, metavar="N", help="from one seed to the next [60]")
-    film.add_argument("--fps", type=float, default=30, metavar="X", help="frames per second [30]")
-    film.add_argument("--loop", action="store_true", help="back to the first seed, without a seam")
-    film.add_argument("--even", action="store_true", help="the same speed all along [slow near each seed]")
-    film.add_argument("--straight", action="store_true", help="in a straight line [along the great circle]")
-    film.add_argument("--hold-style", type=int, metavar="SEED", help="gates stay those of this seed all along")
-    film.add_argument("--strength", type=float, default=1.0, metavar="X", help="of the held style, 0 to 1 [1.0]")
-    film.add_argument("--gates", metavar="LEVELS", help=GATES)
-    add_psi(film)
-    film.set_defaults(run=interpolate_command)
-
-    mixed = commands.add_parser("mix", help="a grid of every content with every style")
-    add_model(mixed)
-    add_precision(mixed)
-    mixed.add_argument("--content", default="0-3", metavar="SEEDS", help="seeds, one per row: the main path [0-3]")
-    mixed.add_argument(
-        "--style", default="4-9", metavar="SEEDS", help="seeds, one per column: what drives the gates [4-9]"
-    )
-    mixed.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where to write the grid")
-    mixed.add_argument(
-        "--strength", type=float, default=1.0, metavar="X", help="0 keeps the content, 1 takes the style [1.0]"
-    )
-    mixed.add_argument("--gates", metavar="LEVELS", help=GATES)
-    add_psi(mixed)
-    mixed.set_defaults(run=mix_command)
-
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     measure = commands.add_parser("evaluate", help="how near drawn pictures come to real ones", epilog=EVALUATE)
     add_model(measure)
     measure.add_argument(
@@ -131,40 +69,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         ("image-column", "column with the pictures"),
         ("dataset-config", "configuration of a Hub dataset"),
         ("dataset-revision", "branch, tag or commit of a Hub dataset"),
-        ("cache-dir", "where prepared pictures and their features are kept"),
     ):
-        measure.add_argument(
-            f"--{name}", metavar="TEXT", help=f"{text} [as in training]" if name != "cache-dir" else text
-        )
+        measure.add_argument(f"--{name}", metavar="TEXT", help=f"{text} [as in training]")
+    measure.add_argument("--cache-dir", metavar="TEXT", help="where prepared pictures and their features are kept")
     measure.add_argument(
         "--fit",
         metavar="crop|pad|stretch",
         help="how a picture of another shape becomes this one [as in training]",
     )
     measure.set_defaults(run=evaluate_command)
-
-    find = commands.add_parser("project", help="the latent that draws a picture most nearly", epilog=PROJECT)
-    add_model(find)
-    find.add_argument("picture", type=Path, metavar="PICTURE", help="any picture file")
-    find.add_argument(
-        "--out", type=Path, default=Path("projected.png"), metavar="FILE.png", help="where to write it [projected.png]"
-    )
-    find.add_argument("--starts", type=int, default=48, metavar="N", help="seeds to look at first [48]")
-    find.add_argument("--steps", type=int, default=120, metavar="N", help="of gradient descent [120]")
-    find.add_argument(
-        "--fit-noise", action="store_true", help="search for the noise maps too; the printed code does not hold them"
-    )
-    find.set_defaults(run=project_command)
-
-    exported = commands.add_parser("export", help="the generator as ONNX, for programs without PyTorch")
-    add_model(exported)
-    exported.add_argument("--format", choices=("onnx",), default="onnx", help="[onnx]")
-    exported.add_argument("--out", type=Path, metavar="FOLDER", help="where files go [the model folder]")
-    exported.set_defaults(run=export_command)
-
-    page = commands.add_parser("report", help="one page about a run: pictures, curves, figures, settings")
-    page.add_argument("run_folder", type=Path, metavar="RUN", help="run folder, finished or not")
-    page.set_defaults(run=report_command)
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
@@ -230,6 +143,11 @@ def _trained_on(folder: Path) -> str | None:
     return (run_facts(folder) or run_facts(folder.parent)).get("fingerprint")
 
 
+def _check_png(flag: str, path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{flag} {path}: expected a name that ends in .png")
+
+
 def _is_on_hub(dataset: str) -> bool:
     return "/" in dataset and not os.path.isabs(dataset) and not os.path.exists(dataset)
 
@@ -238,6 +156,26 @@ def _not_on(dataset: str, trained: TrainConfig | None) -> str | None:
     """What no set of pictures has for a fingerprint, where a model on the Hub learned from another dataset there."""
     other = trained and _is_on_hub(dataset) and _is_on_hub(trained.dataset) and trained.dataset != dataset
     return "" if other else None
+
+
+def _add_interpolate(commands: argparse._SubParsersAction) -> None:
+    film = commands.add_parser("interpolate", help="a film that walks from seed to seed: MP4, GIF or WebP")
+    add_model(film)
+    add_precision(film)
+    film.add_argument(
+        "--seeds", default="0-3", metavar="SEEDS", help="where the walk passes, in this order, like 3,7,1 [0-3]"
+    )
+    film.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .mp4, .gif or .webp")
+    film.add_argument("--frames", type=int, default=60, metavar="N", help="from one seed to the next [60]")
+    film.add_argument("--fps", type=float, default=30, metavar="X", help="frames per second [30]")
+    film.add_argument("--loop", action="store_true", help="back to the first seed, without a seam")
+    film.add_argument("--even", action="store_true", help="the same speed all along [slow near each seed]")
+    film.add_argument("--straight", action="store_true", help="in a straight line [along the great circle]")
+    film.add_argument("--hold-style", type=int, metavar="SEED", help="gates stay those of this seed all along")
+    film.add_argument("--strength", type=float, default=1.0, metavar="X", help="of the held style, 0 to 1 [1.0]")
+    film.add_argument("--gates", metavar="LEVELS", help=GATES)
+    add_psi(film)
+    film.set_defaults(run=interpolate_command)
 
 
 def interpolate_command(options: argparse.Namespace) -> None:
@@ -271,6 +209,23 @@ def interpolate_command(options: argparse.Namespace) -> None:
     print(f"{len(steps)} frames, {seconds:.1f} s, in {options.out}")
 
 
+def _add_mix(commands: argparse._SubParsersAction) -> None:
+    mixed = commands.add_parser("mix", help="a grid of every content with every style")
+    add_model(mixed)
+    add_precision(mixed)
+    mixed.add_argument("--content", default="0-3", metavar="SEEDS", help="seeds, one per row: the main path [0-3]")
+    mixed.add_argument(
+        "--style", default="4-9", metavar="SEEDS", help="seeds, one per column: what drives the gates [4-9]"
+    )
+    mixed.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="where to write the grid")
+    mixed.add_argument(
+        "--strength", type=float, default=1.0, metavar="X", help="0 keeps the content, 1 takes the style [1.0]"
+    )
+    mixed.add_argument("--gates", metavar="LEVELS", help=GATES)
+    add_psi(mixed)
+    mixed.set_defaults(run=mix_command)
+
+
 def mix_command(options: argparse.Namespace) -> None:
     """`fastgan mix`: write the grid, contents in the first column and styles in the first row (arXiv:2101.04775)."""
     import torch
@@ -279,8 +234,7 @@ def mix_command(options: argparse.Namespace) -> None:
     from fastgan import sampling
     from fastgan.files import write_file
 
-    if options.out.suffix.lower() != ".png":
-        raise UserError(f"--out {options.out}: expected a name that ends in .png")
+    _check_png("--out", options.out)
     contents = sampling.parse_seeds(options.content, "--content")
     styles = sampling.parse_seeds(options.style, "--style")
     if len(contents) * len(styles) > MOST_MIXES:
@@ -302,6 +256,14 @@ def mix_command(options: argparse.Namespace) -> None:
     print(f"{len(contents)} contents × {len(styles)} styles in {options.out}")
 
 
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    exported = commands.add_parser("export", help="the generator as ONNX, for programs without PyTorch")
+    add_model(exported)
+    exported.add_argument("--format", choices=("onnx",), default="onnx", help="[onnx]")
+    exported.add_argument("--out", type=Path, metavar="FOLDER", help="where files go [the model folder]")
+    exported.set_defaults(run=export_command)
+
+
 def export_command(options: argparse.Namespace) -> None:
     """`fastgan export`: write model.onnx and model_fp16.onnx, checked against PyTorch's pictures."""
     from fastgan.export import export_onnx
@@ -317,6 +279,12 @@ def export_command(options: argparse.Namespace) -> None:
             f"{file.path}: {file.size / 1e6:.1f} MB; onnxruntime's pictures differ from PyTorch's "
             f"by at most {file.difference:.1e} (of 2)"
         )
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    page = commands.add_parser("report", help="one page about a run: pictures, curves, figures, settings")
+    page.add_argument("run_folder", type=Path, metavar="RUN", help="run folder, finished or not")
+    page.set_defaults(run=report_command)
 
 
 def report_command(options: argparse.Namespace) -> None:
@@ -367,6 +335,21 @@ def _strengths(gates: str | None, strength: float, levels: Sequence[int]) -> dic
     return found
 
 
+def _add_project(commands: argparse._SubParsersAction) -> None:
+    find = commands.add_parser("project", help="the latent that draws a picture most nearly", epilog=PROJECT)
+    add_model(find)
+    find.add_argument("picture", type=Path, metavar="PICTURE", help="any picture file")
+    find.add_argument(
+        "--out", type=Path, default=Path("projected.png"), metavar="FILE.png", help="where to write it [projected.png]"
+    )
+    find.add_argument("--starts", type=int, default=48, metavar="N", help="seeds to look at first [48]")
+    find.add_argument("--steps", type=int, default=120, metavar="N", help="of gradient descent [120]")
+    find.add_argument(
+        "--fit-noise", action="store_true", help="search for the noise maps too; the printed code does not hold them"
+    )
+    find.set_defaults(run=project_command)
+
+
 def project_command(options: argparse.Namespace) -> None:
     """`fastgan project`: search for a picture, and write what came nearest with what it takes to draw it again."""
     from tqdm import tqdm
@@ -376,8 +359,7 @@ def project_command(options: argparse.Namespace) -> None:
     from fastgan.projection import encode_latent, open_picture, project
     from fastgan.sampling import png_info, to_pil
 
-    if options.out.suffix.lower() != ".png":
-        raise UserError(f"--out {options.out}: expected a name that ends in .png")
+    _check_png("--out", options.out)
     if not options.picture.is_file():
         what = "a folder; name one picture in it" if options.picture.is_dir() else "no such file"
         raise UserError(f"{options.picture}: {what}")
@@ -466,6 +448,20 @@ def drawn_by(options: argparse.Namespace) -> dict[str, str]:
     return facts
 
 
+def _add_sample(commands: argparse._SubParsersAction) -> None:
+    draw = commands.add_parser("sample", help="pictures for seeds, as a grid or as files")
+    add_model(draw)
+    add_precision(draw)
+    draw.add_argument(
+        "--seeds", default="0-15", metavar="SEEDS", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]"
+    )
+    add_psi(draw)
+    draw.add_argument("--grid", type=Path, metavar="FILE.png", help="all pictures on one sheet")
+    draw.add_argument("--out", type=Path, metavar="FOLDER", help="one PNG per seed")
+    draw.add_argument("--columns", type=int, metavar="N", help="of the sheet; as square as it gets when not given")
+    draw.set_defaults(run=sample_command)
+
+
 def sample_command(options: argparse.Namespace) -> None:
     """`fastgan sample`: write a grid, or one PNG per seed with what it takes to draw it again."""
     from tqdm import tqdm
@@ -477,8 +473,8 @@ def sample_command(options: argparse.Namespace) -> None:
         raise UserError("sample: say where to: --grid FILE.png or --out FOLDER")
     if options.columns is not None and options.columns < 1:
         raise UserError(f"--columns: expected at least 1, got {options.columns}")
-    if options.grid and options.grid.suffix.lower() != ".png":
-        raise UserError(f"--grid {options.grid}: expected a name that ends in .png")
+    if options.grid:
+        _check_png("--grid", options.grid)
     seeds = parse_seeds(options.seeds, "--seeds")
     psi = _psi(options.psi)
     generator = load(options)
@@ -526,6 +522,27 @@ def device(name: str):
     return device
 
 
+def _add_app(commands: argparse._SubParsersAction) -> None:
+    app = commands.add_parser("app", help="the page in a browser")
+    app.add_argument("model", nargs="?", default="", help="Hub id or run folder to open with")
+    app.add_argument("--models", default="", metavar="A,B", help="more models that the page offers")
+    app.add_argument(
+        "--allow-local",
+        action="store_true",
+        help="folders may be typed, and whatever your Hub login may read: only on your own machine",
+    )
+    app.add_argument("--device", default="cpu", metavar="NAME", help=DEVICES)
+    app.add_argument("--mcp", action="store_true", help="serve the actions as MCP tools too")
+    app.add_argument(
+        "--share", action="store_true", help="with a public link for up to a week, through Gradio's servers"
+    )
+    app.add_argument("--port", type=int, metavar="N", help="[the first free one from 7860]")
+    app.add_argument(
+        "--host", default="127.0.0.1", metavar="HOST", help="0.0.0.0 to be reachable from other machines [127.0.0.1]"
+    )
+    app.set_defaults(run=app_command)
+
+
 def app_command(options: argparse.Namespace) -> None:
     """`fastgan app`: open the page."""
     try:
@@ -558,6 +575,21 @@ def _check_address(host: str, port: int | None) -> None:
             free = "leave it out to take the first free one"
             raise UserError(f"--port {port}: {error.strerror.partition(' (')[0]}; {free}") from None
         raise UserError(f"--host {host}: no address of this machine; try 127.0.0.1, or 0.0.0.0 for all") from None
+
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    bring = commands.add_parser("import", help="an original FastGAN checkpoint as a model folder")
+    bring.add_argument("source", metavar="SOURCE", help="file, or one on the Hub like user/repo:all_50000.pth")
+    bring.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    bring.add_argument("--weights", choices=("ema", "raw"), help="averaged or raw ones [ema when the file has them]")
+    bring.add_argument(
+        "--reestimate-batch-norm",
+        action="store_true",
+        help="measure batch-norm statistics afresh: helps when colours look shifted",
+    )
+    bring.add_argument("--license", metavar="NAME", help="of the source [what its card on the Hub says]")
+    bring.add_argument("--revision", metavar="REV", help="branch, tag or commit on the Hub")
+    bring.set_defaults(run=import_command)
 
 
 def import_command(options: argparse.Namespace) -> None:

@@ -173,19 +173,20 @@ def project(
         found = min(found or looked[0], looked[-1], key=loss_of)._replace(by_chance=by_chance)
         yield found
 
-    best = sorted(looked, key=loss_of)[:keep]
-    z = torch.stack([one.z for one in best]).to(device).requires_grad_()
-    noise = [maps.to(device).expand(keep, -1, -1, -1).clone().requires_grad_(fit_noise) for maps in fixed]
-    free = [z, *noise] if fit_noise else [z]
-    optimizer = _Adam(free)
+    def begin(z: Tensor, noise: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor], _Adam]:
+        """Copies that can learn, those of them that do, and what makes them."""
+        z = z.detach().clone().requires_grad_()
+        noise = [maps.detach().clone().requires_grad_(fit_noise) for maps in noise]
+        free = [z, *noise] if fit_noise else [z]
+        return z, noise, free, _Adam(free)
+
+    best = torch.stack([one.z for one in sorted(looked, key=loss_of)[:keep]]).to(device)
+    z, noise, free, optimizer = begin(best, [maps.to(device).expand(keep, -1, -1, -1) for maps in fixed])
     for step in range(steps):
         if step == int(NARROW * steps) and len(z) > 1:
             losses = [loss_of(one) for one in look_at_all(z, noise)]
             first = losses.index(min(losses))
-            z = z[first : first + 1].detach().clone().requires_grad_()
-            noise = [maps[first : first + 1].detach().clone().requires_grad_(fit_noise) for maps in noise]
-            free = [z, *noise] if fit_noise else [z]
-            optimizer = _Adam(free)
+            z, noise, free, optimizer = begin(z[first : first + 1], [maps[first : first + 1] for maps in noise])
         with torch.enable_grad():
             perceptual, squared = differ(generator(z.to(generator.dtype), noise=noise).full.float())
             length = (z.square().mean(dim=1) - 1).square().mean()
