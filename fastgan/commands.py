@@ -149,7 +149,8 @@ def _check_png(flag: str, path: Path) -> None:
 
 
 def _is_on_hub(dataset: str) -> bool:
-    return "/" in dataset and not os.path.isabs(dataset) and not os.path.exists(dataset)
+    """Whether the dataset of settings, whole paths where they are of this disk, is one of the Hub's."""
+    return "/" in dataset and not os.path.isabs(dataset)
 
 
 def _not_on(dataset: str, trained: TrainConfig | None) -> str | None:

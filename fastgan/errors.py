@@ -8,5 +8,4 @@ class UserError(ValueError):
     """
 
 
-BAD_TOKEN = "the Hub does not take the token that is set here: run `hf auth login`, or leave HF_TOKEN out"
 NO_FOLDER = ". There is no folder of that name here either"  # after what the Hub says of a name

@@ -126,7 +126,7 @@ def evaluate(
         make_folder(folder)
     built = [metrics.feature_network(name) for name in dict.fromkeys(networks)]  # missing ones are said at once
     cache = data.cache_folder(cache_dir) / "features"
-    device = next(generator.parameters()).device
+    device = generator.device
 
     # Drawn once for all networks; drawing costs more than keeping the features of each.
     fakes: list[list[Tensor]] = [[] for _ in built]

@@ -169,7 +169,7 @@ def double_to(larger: Generator, smaller: Generator, batch_size: int = 8, settle
         double = larger
         if height < larger.config.height:
             double = Generator(dataclasses.replace(larger.config, height=height, width=width))
-            double.to(next(larger.parameters()).device)
+            double.to(larger.device)
             fill_from(double, larger)  # what is new in both is the same in both
         fill_from(double, smaller)
         enlarge(double, source, batch_size)

@@ -128,7 +128,7 @@ def project(
     """
     if not 1 <= keep <= starts or steps < 1:
         raise UserError(f"project: expected starts >= keep >= 1 and steps >= 1, got {starts}, {keep} and {steps}")
-    config, device = generator.config, next(generator.parameters()).device
+    config, device = generator.config, generator.device
     if not isinstance(picture, Image.Image):
         picture = open_picture(Path(picture), str(picture))
     try:

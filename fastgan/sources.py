@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 from PIL import Image
 
 from fastgan.config import is_pattern
-from fastgan.errors import BAD_TOKEN, NO_FOLDER, UserError
+from fastgan.errors import NO_FOLDER, UserError
 from fastgan.files import SETTINGS_FILE
 from fastgan.preparing import FORMATS, Refused
 
@@ -364,8 +364,11 @@ def _hub_info(dataset: str, revision: str | None) -> Any:
         raise UserError(f"--dataset {dataset}: neither a file or folder here nor a Hub id like user/name") from None
     # HTTPError is the base of HfHubHTTPError and comes bare when there is no connection at all.
     except (OSError, errors.HTTPError) as error:
-        if _status(error) == 401:
-            raise UserError(f"--dataset {dataset}: {BAD_TOKEN}") from None
+        if isinstance(error, errors.HfHubHTTPError) and error.response.status_code == 401:
+            raise UserError(
+                f"--dataset {dataset}: the Hub does not take the token that is set here: run `hf auth login`, "
+                "or leave HF_TOKEN out"
+            ) from None
         raise Unreachable(_one_line(error)) from None
 
 
@@ -389,19 +392,13 @@ def plain_errors(dataset: str, begun: bool = False) -> Iterator[None]:
         if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in (error, error.__cause__)):
             raise UserError(f"--dataset {dataset}: the disk is full; HF_HOME can name another one") from error
         if isinstance(error, ConnectionError | errors.HTTPError):
-            if _status(error) == 401:
-                raise UserError(f"--dataset {dataset}: {BAD_TOKEN}") from error
-            more = "" if begun else f", and this was not fetched before ({_one_line(error)}){NO_FOLDER}"
-            more = more or f" any more ({_one_line(error)})"
-            raise UserError(f"--dataset {dataset}: the Hub can't be reached{more}") from error
+            since, hint = (" any more", "") if begun else (", and this was not fetched before", NO_FOLDER)
+            raise UserError(
+                f"--dataset {dataset}: the Hub can't be reached{since} ({_one_line(error)}){hint}"
+            ) from error
         if isinstance(error, ValueError) and str(error).startswith(("BuilderConfig", "Config name")):
             raise UserError(f"--dataset-config: {_one_line(error)}") from error
         raise UserError(f"--dataset {dataset}: can't be read ({_one_line(error.__cause__ or error)})") from error
-
-
-def _status(error: BaseException) -> int | None:
-    """What the Hub answered, where it is an answer of the Hub."""
-    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _one_line(error: BaseException) -> str:

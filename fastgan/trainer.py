@@ -130,7 +130,6 @@ class Trainer:
         self.warned = False  # that D wins every time
         self.told: set[str] = set()  # what could not be written and need not be
         self.evaluated = -1  # pictures seen at the last evaluation
-        self.copies = 0  # what that found of training pictures, as of :func:`fastgan.watch.copying`
         self.levels = config.levels
         self.state = RunState(level=self.levels[0])
         self.sums: dict[str, Tensor] = {}
@@ -447,11 +446,11 @@ class Trainer:
             self.say(f"Not measured at {self.state.kimg:.1f} kimg: {error}")
             return
         seconds = round(time.monotonic() - started, 2)
-        self.copies, kid = watch.rank(figures.to_dict())
+        copies, kid = watch.rank(figures.to_dict())
         compared_with = self.feed.fingerprint
         old = self.best if self.best and self.best.pictures in ("", compared_with) else None
-        if self.grown and (old is None or (self.copies, kid) < (old.copies, old.kid)):
-            self.best = Best(kid, self.state.images, self.copies, compared_with)
+        if self.grown and (old is None or (copies, kid) < (old.copies, old.kid)):
+            self.best = Best(kid, self.state.images, copies, compared_with)
             keep_best(self.folder, generator, self.best)
             if not checkpoint_of(self.folder / CHECKPOINTS, self.state.images).exists():
                 self._save_checkpoint(generator)  # so that a run can go on from its best, and others learn on from it
@@ -471,6 +470,11 @@ class Trainer:
             if kind not in self.remarked:
                 self.say(text)
         self.remarked = set(found)
+
+    def _by_heart(self) -> bool:
+        """Whether it has come nearer to its pictures, as copies do, since its best model was kept."""
+        measured = watch.evaluations(watch.read_log(self.folder / LOG_FILE)) if self.best else []
+        return bool(measured) and watch.copying(measured[-1]) > self.best.copies
 
     # ------------------------------------------------------------------ stopping
 
@@ -543,7 +547,7 @@ class Trainer:
             if self.broken:
                 raise UserError(f"{self.broken}. Saved at {at}; go on with: {way_back}") from self.broken
             raise KeyboardInterrupt(f"Stopped and saved at {at}. Go on with: {way_back}")
-        by_heart = self.best is not None and self.copies > self.best.copies
+        by_heart = self._by_heart()
         model = self.folder / BEST if by_heart else self.folder
         self.say(
             f"{self.state.kimg:.2f} kimg in {self.state.seconds / 60:.1f} min. See {self.folder / REPORT_FILE}\n"
