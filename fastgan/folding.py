@@ -4,7 +4,6 @@ import copy
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_weights, parametrize
 
@@ -54,6 +53,7 @@ def _fold(generator: Generator) -> Generator:
             block.norm = _into(block.conv, block.norm)
         doubling = block.conv1 if isinstance(block, NoisyUpBlock) else block.conv
         doubling.register_buffer("kernel", fast.transposed_kernel(doubling.weight))
+    quick.to_small = None  # only a discriminator looks at it
     quick.eval().requires_grad_(False).to(dtype)  # the new parts too
     if device.type in ("cpu", "cuda"):
         quick.to(memory_format=torch.channels_last)
@@ -109,10 +109,11 @@ class _Spread(nn.Module):
         super().__init__()
         inputs, self.channels, self.height, self.width = conv.weight.shape
         weight = conv.weight.permute(2, 3, 1, 0).reshape(-1, inputs)  # of the outputs channels come last, as in memory
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(conv.bias.repeat(self.height * self.width), requires_grad=False)
+        self.linear = nn.Linear(*weight.T.shape, device="meta")
+        self.linear.weight = nn.Parameter(weight, requires_grad=False)
+        self.linear.bias = nn.Parameter(conv.bias.repeat(self.height * self.width), requires_grad=False)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """z: [B, Z, 1, 1]. Returns [B, C, h, w]."""
-        x = F.linear(z.flatten(1), self.weight, self.bias)
+        x = self.linear(z.flatten(1))
         return x.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)

@@ -167,6 +167,11 @@ class FirstBlock(nn.Module):
         return glu(self.norm(x) + self.constant.to(x.dtype))
 
 
+def gated(x: Tensor, gate: Tensor | None) -> Tensor:
+    """A map [B, C, H, W] times what :class:`SkipLayerExcitation` makes, [B, C, 1, 1]; as it is where there is none."""
+    return x if gate is None else x * gate
+
+
 class UpBlock(nn.Module):
     """Twice the resolution by one convolution: [B, C, H, W] to [B, C', 2H, 2W]."""
 
@@ -177,8 +182,8 @@ class UpBlock(nn.Module):
         self.conv = conv(in_channels, 2 * out_channels, 3, padding=1)
         self.norm = batch_norm(2 * out_channels)
 
-    def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
-        return norm_glu(self.norm, double_conv(x, self.conv))
+    def forward(self, x: Tensor, noise: list[Tensor] | None = None, gate: Tensor | None = None) -> Tensor:
+        return gated(norm_glu(self.norm, double_conv(x, self.conv)), gate)
 
 
 class NoisyUpBlock(nn.Module):
@@ -195,10 +200,10 @@ class NoisyUpBlock(nn.Module):
         self.noise2 = NoiseInjection()
         self.norm2 = batch_norm(2 * out_channels)
 
-    def forward(self, x: Tensor, noise: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, noise: list[Tensor], gate: Tensor | None = None) -> Tensor:
         first, second = noise
         x = norm_glu(self.norm1, self.noise1(double_conv(x, self.conv1), first))
-        return norm_glu(self.norm2, self.noise2(self.conv2(x), second))
+        return gated(norm_glu(self.norm2, self.noise2(self.conv2(x), second)), gate)
 
 
 class DownBlock(nn.Module):

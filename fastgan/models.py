@@ -37,10 +37,13 @@ SMALL_WIDTH = {8: 4, 16: 2, 32: 1, 64: 1 / 2}  # the branch that looks at the sm
 
 
 class Images(NamedTuple):
-    """A batch of pictures, full-size [B, C, H, W] and small, as G draws them and D reads them."""
+    """A batch of pictures, full-size [B, C, H, W] and small, as G draws them and D reads them.
+
+    Where a generator is for drawing only (:func:`fastgan.folding.folded`), it leaves out the small ones.
+    """
 
     full: Tensor
-    small: Tensor
+    small: Tensor | None
 
 
 class Logits(NamedTuple):
@@ -96,6 +99,7 @@ class Generator(nn.Module):
         )
         self.to_small = conv(width[config.small_level], config.channels, 1)
         self.to_full = conv(width[config.level], config.channels, 3, padding=1, edge=config.edge)
+        self.bound = nn.Tanh() if config.output_activation == "tanh" else nn.Identity()
         anchors, numbers, views = config.anchors, config.anchor_dim, config.anchor_views
         self.register_buffer("anchors", torch.zeros(anchors, numbers) if anchors else None)
         # How a picture's own is found: whoever trains on goes on from there.
@@ -234,15 +238,11 @@ class Generator(nn.Module):
         small = None
         for level in self.config.levels:
             if level > last_source:
-                x = self.up[str(level)](x, noise_at[level])
-            if level in self.config.gates:
-                x = x * self._gate(level, maps, style_maps, style_strength)
-            if level == self.config.small_level:
-                small = self.to_small(x)
-        full = self.to_full(x)
-        if self.config.output_activation == "tanh":
-            full, small = torch.tanh(full), torch.tanh(small)
-        return Images(full, small)
+                gate = self._gate(level, maps, style_maps, style_strength) if level in self.config.gates else None
+                x = self.up[str(level)](x, noise_at[level], gate)
+            if level == self.config.small_level and self.to_small is not None:
+                small = self.bound(self.to_small(x))
+        return Images(self.bound(self.to_full(x)), small)
 
     def _gate_sources(self, z: Tensor, noise_at: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
         """The maps that gates look at, by level, from the base grid up."""

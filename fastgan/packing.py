@@ -9,15 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgan import fast
-from fastgan.layers import NoisyUpBlock
+from fastgan.layers import NoisyUpBlock, gated
 from fastgan.models import Generator
 
 DILATION = [1, 1]
+ROW = 128  # bytes: maps with fewer per pixel take less time with four pixels in a row
+SMALL = 32  # pixels: on larger maps, summing up nine products costs what the products save
+ROWS = 0, 3, 6  # where rows of three products begin
 OPERATORS = (
     "_convolution_pointwise",
     "_convolution_transpose_pointwise",
     "_reorder_convolution_weight",
     "_reorder_convolution_transpose_weight",
+    "_linear_pointwise",
+    "_reorder_linear_weight",
     "_is_mkldnn_bf16_supported",
 )
 
@@ -37,17 +42,25 @@ def pack(generator: Generator) -> None:
 
     From then on it can't be moved, no gradient passes through it, and its `state_dict` lacks their weights.
     """
+    spread = generator.first.conv
+    spread.linear = PackedLinear(spread.linear.weight, spread.linear.bias)
     for level, block in generator.up.items():
+        doubling = ProductDoubling if min(generator.config.size_at(int(level) // 2)) <= SMALL else PackedDoubling
         if isinstance(block, NoisyUpBlock):
-            block.conv1, block.conv2 = PackedDoubling(block.conv1), PackedConv.of(block.conv2)
-        elif fast.is_narrow(block.conv.weight.dtype, block.conv.out_channels // 2):
+            block.conv1, block.conv2 = doubling(block.conv1), PackedConv.of(block.conv2)
+        elif block.conv.out_channels // 2 * block.conv.weight.itemsize < ROW:
             generator.up[level] = PhasedUpBlock(block.conv)
         else:
-            block.conv = PackedDoubling(block.conv)
+            block.conv = doubling(block.conv)
     for gate in generator.sle.values():
         gate.squeeze, gate.excite = PackedConv.of(gate.squeeze), PackedConv.of(gate.excite)
-    generator.to_small = PackedConv.of(generator.to_small)
-    generator.to_full = PhasedConv(generator.to_full)
+    last = generator.up[str(generator.config.level)]
+    if isinstance(last, PhasedUpBlock):
+        tanh = isinstance(generator.bound, nn.Tanh)
+        generator.up[str(generator.config.level)] = PhasedEnd(last, generator.to_full, tanh)
+        generator.to_full, generator.bound = nn.Identity(), nn.Identity()
+    else:
+        generator.to_full = PhasedConv(generator.to_full)
 
 
 class PackedConv(nn.Module):
@@ -87,17 +100,65 @@ class PackedDoubling(nn.Module):
 
     def doubled(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W]. Returns [B, C', 2H, 2W]."""
-        count, _, _, width = x.shape
-        if count == 1 or width >= fast.SMALLEST:
-            return self._doubled(x)
-        # oneDNN goes by rows, and short ones cost as much as longer ones: all maps as one, with a gap between them.
-        row = F.pad(x.permute(2, 0, 3, 1), (0, 0, 0, 1)).flatten(1, 2).permute(2, 0, 1)
-        parts = self._doubled(row[None])[0].unflatten(2, (count, -1))[..., : 2 * width]
-        return parts.permute(2, 0, 1, 3).contiguous(memory_format=torch.channels_last)
-
-    def _doubled(self, x: Tensor) -> Tensor:
         operator = torch.ops.mkldnn._convolution_transpose_pointwise
         return operator(x, self.packed, self.bias, *self.fixed, 1, "none", [], "")
+
+
+class PackedLinear(nn.Module):
+    """A product of vectors and a matrix [C', C], plus a bias [C'] where there is one."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.bias = bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """x: [..., C]; plus: [..., C'], to be added. Returns [..., C']."""
+        operator = torch.ops.mkldnn._linear_pointwise
+        if plus is None:
+            return operator(x, self.packed, self.bias, "none", [], "")
+        return operator.binary(x, plus, self.packed, self.bias, "add")
+
+
+class ProductDoubling(nn.Module):
+    """Nearest 2× and a 3×3 convolution, as nine products of matrices: a quarter of these two's multiplications.
+
+    Taps a, b, c make two pixels of one in a row of x: a·x[i-1] + (b + c)·x[i] and (a + b)·x[i] + c·x[i+1]. With
+    s = a + b + c these are s·x[i] - a·(x[i] - x[i-1]) and s·x[i] + c·(x[i+1] - x[i]), so three products do for two
+    pixels, and nine for four.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        taps = _of_steps(_of_steps(conv.weight.float(), 2), 3).to(conv.weight.dtype).flatten(2).unbind(2)
+        biases = [conv.bias, *[None] * 8]  # all four pixels have the first product in them
+        self.products = nn.ModuleList(map(PackedLinear, taps, biases))
+
+    def doubled(self, x: Tensor) -> Tensor:
+        """x: [B, C, H, W]. Returns [B, C', 2H, 2W]."""
+        inputs = [part for row in _with_steps(x.permute(0, 2, 3, 1), 1) for part in _with_steps(row, 2)]
+        shared = [self.products[first](inputs[first]) for first in ROWS]  # by even and odd columns
+        count, height, width, outputs = shared[0].shape
+        doubled = x.new_empty(count, height, 2, width, 2, outputs)
+        for column in (0, 1):
+            steps = [first + 1 + column for first in ROWS]
+            whole, before, behind = (self.products[i](inputs[i], part) for i, part in zip(steps, shared, strict=True))
+            torch.add(whole, before, out=doubled[:, :, 0, :, column])
+            torch.add(whole, behind, out=doubled[:, :, 1, :, column])
+        return doubled.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _of_steps(taps: Tensor, dim: int) -> Tensor:
+    """Three taps on doubled pixels as those of a pixel, of the step to it and of the step from it."""
+    before, middle, behind = taps.unbind(dim)
+    return torch.stack([before + middle + behind, -before, behind], dim)
+
+
+def _with_steps(x: Tensor, dim: int) -> list[Tensor]:
+    """Pixels, the step to each from the one before, and the step from each to the one behind; around is zero."""
+    size, around = x.shape[dim], torch.zeros_like(x.narrow(dim, 0, 1))
+    steps = torch.diff(x, dim=dim, prepend=around, append=around)
+    return [x, steps.narrow(dim, 0, size), steps.narrow(dim, 1, size)]
 
 
 class PhasedUpBlock(nn.Module):
@@ -118,11 +179,15 @@ class PhasedUpBlock(nn.Module):
         bias = conv.bias.view(2, 1, -1).expand(2, 4, -1).flatten()
         self.conv = PackedConv(weight, bias, padding=1)
 
-    def forward(self, x: Tensor, noise: list[Tensor] | None = None) -> Tensor:
-        """x: [B, C, H, W]. Returns [B, C', 2H, 2W]."""
-        phases = fast.glu(self.conv(x)).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
+    def forward(self, x: Tensor, noise: list[Tensor] | None = None, gate: Tensor | None = None) -> Tensor:
+        """x: [B, C, H, W]; gate: [B, C', 1, 1]. Returns [B, C', 2H, 2W]."""
+        phases = self.phases(x).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))
         whole = phases.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # one pixel too many on every side
-        return whole[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+        return gated(whole[:, 1:-1, 1:-1].permute(0, 3, 1, 2), gate)
+
+    def phases(self, x: Tensor) -> Tensor:
+        """x: [B, C, H, W]. Returns [B, 4C', H + 1, W + 1]; the outermost row and column of pixels is one too many."""
+        return fast.glu(self.conv(x))
 
 
 class PhasedConv(nn.Module):
@@ -135,12 +200,60 @@ class PhasedConv(nn.Module):
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         self.edge = conv.padding_mode
-        shifts = [F.pad(conv.weight, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
-        weight = torch.stack(shifts, dim=1).flatten(0, 1)
-        self.conv = PackedConv(weight, None, stride=2, padding=1 if self.edge == "zeros" else 0)
+        self.conv = PackedConv(_of_four(conv), None, stride=2, padding=1 if self.edge == "zeros" else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W]. Returns [B, C', H, W]."""
         if self.edge != "zeros":
             x = F.pad(x, (1, 1, 1, 1), mode=self.edge)
         return F.pixel_shuffle(self.conv(x), 2)
+
+
+def _of_four(conv: nn.Conv2d) -> Tensor:
+    """The kernel of a 3×3 convolution for four pixels that become one: [C', C, 3, 3] to [4C', C, 4, 4]."""
+    shifts = [F.pad(conv.weight, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
+    return torch.stack(shifts, dim=1).flatten(0, 1)
+
+
+class PhasedEnd(nn.Module):
+    """The last block, its gate and the convolution to the picture, on phases that never find their places.
+
+    Pictures go through it one at a time, so that what one layer writes the next still finds in the cache.
+
+    Args:
+        block: the last one.
+        conv: makes the picture of its map; pads by one pixel.
+        tanh: whether it is bounded.
+    """
+
+    noise_maps = 0
+
+    def __init__(self, block: PhasedUpBlock, conv: nn.Conv2d, tanh: bool):
+        super().__init__()
+        self.block, self.edge = block, conv.padding_mode
+        weight = _of_four(conv).unflatten(3, (2, 2)).unflatten(2, (2, 2))  # two rows of two phases, and as for columns
+        weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        self.activation = "tanh" if tanh else "none"
+
+    def forward(self, x: Tensor, noise: list[Tensor] | None = None, gate: Tensor | None = None) -> Tensor:
+        """x: [B, C, H, W]; gate: [B, C', 1, 1]. Returns [B, C'', 2H, 2W]."""
+        count, _, height, width = x.shape
+        pictures = x.new_empty(count, len(self.weight) // 4, height, 2, width, 2)
+        for index, one in enumerate(x.split(1)):
+            phases = self.block.phases(one)
+            self._pad(phases)
+            # A gate costs less on the kernel than on the map.
+            weight = self.weight if gate is None else self.weight * gate[index].repeat(4, 1, 1)
+            operator = torch.ops.mkldnn._convolution_pointwise
+            picture = operator(phases, weight, None, [0, 0], [1, 1], DILATION, 1, self.activation, [], "")
+            pictures[index] = picture[0].unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 4, 2)
+        return pictures.flatten(4, 5).flatten(2, 3)
+
+    def _pad(self, phases: Tensor) -> None:
+        """Overwrite the pixels that are one too many by what the last convolution sees outside of its map."""
+        pixels = phases.unflatten(1, (2, 2, -1))
+        for phase, place in ((0, 0), (1, -1)):
+            within = 1 - phase
+            pixels[:, phase, :, :, place] = 0 if self.edge == "zeros" else pixels[:, within, :, :, place]
+            pixels[:, :, phase, ..., place] = 0 if self.edge == "zeros" else pixels[:, :, within, ..., place]

@@ -11,4 +11,4 @@ def to_float(pictures: Tensor) -> Tensor:
 
 def to_uint8(pictures: Tensor) -> Tensor:
     """Pictures as bytes: [-1, 1] to 0 to 255, rounded and clipped, any shape."""
-    return pictures.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return (pictures.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
