@@ -6,8 +6,8 @@
     python benchmarks/sampling.py --size 256 --compare "" " --onnx"      # PyTorch and onnxruntime
     python benchmarks/sampling.py --size 256 --compare " --no-fast" "--precision bf16"      # as published, and at best
 
-Weights are random unless a model is given; their speed is the same. Operations are counted where each layer is computed
-by itself; the form that draws on a CPU needs up to a sixth fewer.
+Weights are random unless a model is given; their speed is the same. Operations are counted where each layer is
+computed by itself; the form that draws on a CPU needs up to a sixth fewer.
 """
 
 import argparse
