@@ -160,9 +160,7 @@ def _not_on(dataset: str, trained: TrainConfig | None) -> str | None:
 
 
 def _add_interpolate(commands: argparse._SubParsersAction) -> None:
-    film = commands.add_parser("interpolate", help="a film that walks from seed to seed: MP4, GIF or WebP")
-    add_model(film)
-    add_precision(film)
+    film = _add_drawing(commands, "interpolate", "a film that walks from seed to seed: MP4, GIF or WebP")
     film.add_argument(
         "--seeds", default="0-3", metavar="SEEDS", help="where the walk passes, in this order, like 3,7,1 [0-3]"
     )
@@ -211,9 +209,7 @@ def interpolate_command(options: argparse.Namespace) -> None:
 
 
 def _add_mix(commands: argparse._SubParsersAction) -> None:
-    mixed = commands.add_parser("mix", help="a grid of every content with every style")
-    add_model(mixed)
-    add_precision(mixed)
+    mixed = _add_drawing(commands, "mix", "a grid of every content with every style")
     mixed.add_argument("--content", default="0-3", metavar="SEEDS", help="seeds, one per row: the main path [0-3]")
     mixed.add_argument(
         "--style", default="4-9", metavar="SEEDS", help="seeds, one per column: what drives the gates [4-9]"
@@ -409,11 +405,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="NAME", help=DEVICES)
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add what says how exactly pictures are computed."""
+def _add_drawing(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+    """A parser for a command that draws: which model, where it runs, and how exactly pictures are computed."""
+    parser = commands.add_parser(name, help=text)
+    add_model(parser)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help=PRECISION)
     plain = "the network as published, without forms of its arithmetic that cost less"
     parser.add_argument("--no-fast", dest="fast", action="store_false", help=plain)
+    return parser
 
 
 def load(options: argparse.Namespace):
@@ -450,9 +449,7 @@ def drawn_by(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _add_sample(commands: argparse._SubParsersAction) -> None:
-    draw = commands.add_parser("sample", help="pictures for seeds, as a grid or as files")
-    add_model(draw)
-    add_precision(draw)
+    draw = _add_drawing(commands, "sample", "pictures for seeds, as a grid or as files")
     draw.add_argument(
         "--seeds", default="0-15", metavar="SEEDS", help="numbers and ranges like 0-15 or 3,7,100-103 [0-15]"
     )

@@ -13,9 +13,8 @@ from fastgan.layers import NoisyUpBlock, gated
 from fastgan.models import Generator
 
 DILATION = [1, 1]
-ROW = 128  # bytes: maps with fewer per pixel take less time with four pixels in a row
+ROW_BYTES = 128  # maps with fewer per pixel take less time with four pixels in a row
 SMALL = 32  # pixels: on larger maps, summing up nine products costs what the products save
-ROWS = 0, 3, 6  # where rows of three products begin
 OPERATORS = (
     "_convolution_pointwise",
     "_convolution_transpose_pointwise",
@@ -48,7 +47,7 @@ def pack(generator: Generator) -> None:
         doubling = ProductDoubling if min(generator.config.size_at(int(level) // 2)) <= SMALL else PackedDoubling
         if isinstance(block, NoisyUpBlock):
             block.conv1, block.conv2 = doubling(block.conv1), PackedConv.of(block.conv2)
-        elif block.conv.out_channels // 2 * block.conv.weight.itemsize < ROW:
+        elif block.conv.out_channels // 2 * block.conv.weight.itemsize < ROW_BYTES:
             generator.up[level] = PhasedUpBlock(block.conv)
         else:
             block.conv = doubling(block.conv)
@@ -130,19 +129,20 @@ class ProductDoubling(nn.Module):
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
-        taps = _of_steps(_of_steps(conv.weight.float(), 2), 3).to(conv.weight.dtype).flatten(2).unbind(2)
-        biases = [conv.bias, *[None] * 8]  # all four pixels have the first product in them
-        self.products = nn.ModuleList(map(PackedLinear, taps, biases))
+        taps = _of_steps(_of_steps(conv.weight.float(), 2), 3).to(conv.weight.dtype)
+        biases = iter([conv.bias, *[None] * 8])  # all four pixels have the first product in them
+        self.rows = nn.ModuleList(nn.ModuleList(map(PackedLinear, row.unbind(2), biases)) for row in taps.unbind(2))
 
     def doubled(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W]. Returns [B, C', 2H, 2W]."""
-        inputs = [part for row in _with_steps(x.permute(0, 2, 3, 1), 1) for part in _with_steps(row, 2)]
-        shared = [self.products[first](inputs[first]) for first in ROWS]  # by even and odd columns
-        count, height, width, outputs = shared[0].shape
+        rows = []  # of products, for even columns and for odd ones
+        for (product, *step_products), row in zip(self.rows, _with_steps(x.permute(0, 2, 3, 1), 1), strict=True):
+            pixels, *steps = _with_steps(row, 2)
+            shared = product(pixels)
+            rows.append([of_step(step, shared) for of_step, step in zip(step_products, steps, strict=True)])
+        count, height, width, outputs = shared.shape
         doubled = x.new_empty(count, height, 2, width, 2, outputs)
-        for column in (0, 1):
-            steps = [first + 1 + column for first in ROWS]
-            whole, before, behind = (self.products[i](inputs[i], part) for i, part in zip(steps, shared, strict=True))
+        for column, (whole, before, behind) in enumerate(zip(*rows, strict=True)):
             torch.add(whole, before, out=doubled[:, :, 0, :, column])
             torch.add(whole, behind, out=doubled[:, :, 1, :, column])
         return doubled.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
@@ -247,6 +247,7 @@ class PhasedEnd(nn.Module):
             weight = self.weight if gate is None else self.weight * gate[index].repeat(4, 1, 1)
             operator = torch.ops.mkldnn._convolution_pointwise
             picture = operator(phases, weight, None, [0, 0], [1, 1], DILATION, 1, self.activation, [], "")
+            # A pixel shuffle that writes where the pictures belong.
             pictures[index] = picture[0].unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 4, 2)
         return pictures.flatten(4, 5).flatten(2, 3)
 
